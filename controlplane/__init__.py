@@ -1,0 +1,1 @@
+"""What is served: registry, gates, rounds, publishing, HTTP, pages and the command line."""

@@ -1,0 +1,233 @@
+"""``pointsman replay``: measure a learner offline, on a table that knows every arm's outcome.
+
+One pass over the training side shows the learner one arm's reward per query, late where a delay
+is asked for; then the frozen policy is judged on queries that it has never seen, greedily: with
+its exploration and its confidence bonus off, as what was learnt is measured there, and not what
+learning costs (the online reward measures that).
+"""
+
+import argparse
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from controlplane.replay_baselines import Value, compare
+from controlplane.replay_loop import (
+    DEFAULT_REFRESH,
+    Course,
+    Plan,
+    ReplayError,
+    Run,
+    prepare,
+    replay,
+)
+from controlplane.simulation import tables
+from learners import catalogue
+from learners.errors import LearnersError
+
+DEFAULT_REWARD = "score - 0.2*cost_usd/COST_REF"
+_HASH_SPLIT = "the half of the table with the upper hashes of query_id; the other half trains"
+
+
+def report(plan: Plan, course: Course, runs: Sequence[Run], expression: str) -> dict[str, Any]:
+    """All that the seeds showed, as plain values; ``se`` is over the seeds, null with one."""
+    baselines = compare(course.train, course.test)
+    baselines["best_fixed_probes"] = _mean_value([run.best_fixed_probes for run in runs])
+    events = len(course.train.query_ids)
+    return {
+        "learner": plan.learner,
+        "params": dict(plan.params),
+        "arms": list(course.arms),
+        "events": events,
+        "test_queries": len(course.test.query_ids),
+        "seeds": plan.seeds,
+        "probes": min(plan.probes, events),
+        "delay": list(plan.delay),
+        "refresh": plan.refresh,
+        "reward": expression,
+        "cost_ref": course.cost_ref,
+        "online_reward": _spread([run.online_reward for run in runs], per_seed=True),
+        "test_reward": _spread([run.test.test_reward for run in runs], per_seed=True),
+        "test_score": _spread([run.test.test_score for run in runs]),
+        "test_cost_usd": _spread([run.test.test_cost_usd for run in runs]),
+        "baselines": {
+            name: None if value is None else value.as_json()
+            for name, value in sorted(baselines.items())
+        },
+    }
+
+
+def _spread(values: Sequence[float], *, per_seed: bool = False) -> dict[str, Any]:
+    n = len(values)
+    se = float(np.std(values, ddof=1)) / math.sqrt(n) if n > 1 else None
+    found: dict[str, Any] = {"mean": float(np.mean(values)), "se": se}
+    return {**found, "per_seed": list(values)} if per_seed else found
+
+
+def _mean_value(values: Sequence[Value | None]) -> Value | None:
+    there = [value for value in values if value is not None]
+    if not there:
+        return None
+    return Value(
+        test_reward=float(np.mean([value.test_reward for value in there])),
+        test_score=float(np.mean([value.test_score for value in there])),
+        test_cost_usd=float(np.mean([value.test_cost_usd for value in there])),
+    )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of ``pointsman replay``."""
+    option = parser.add_argument
+    option("--queries", type=Path, required=True, metavar="F", help="CSV (.gz) of the queries")
+    option("--outcomes", type=Path, required=True, metavar="F", help="CSV (.gz): query x model")
+    option("--test-queries", type=Path, metavar="F", help="queries to judge the policy on")
+    option(
+        "--test-outcomes",
+        type=Path,
+        metavar="F",
+        help=f"their outcomes; without test files the test side is {_HASH_SPLIT}",
+    )
+    option("--arms", help="the pool, as names with commas between; default: all models")
+    option("--reward", default=DEFAULT_REWARD, help=_REWARD_HELP)
+    option("--probes", type=int, default=0, metavar="N", help=_PROBES_HELP)
+    option("--learner", required=True, help=", ".join(sorted(catalogue.NAMES)))
+    option("--seeds", type=int, default=5, metavar="N", help="replays; default: 5")
+    option("--delay", default="0", metavar="N", help=_DELAY_HELP)
+    option("--refresh", type=int, default=DEFAULT_REFRESH, metavar="N", help=_REFRESH_HELP)
+    option("--param", action="append", default=[], metavar="k=v", help="a learner's parameter")
+    option("--json", action="store_true", help="print one JSON object instead of a table")
+
+
+_REWARD_HELP = (
+    "linear in score, cost_usd, latency_s, input_tokens and output_tokens; default: "
+    f"{DEFAULT_REWARD!r}. COST_REF is the mean cost of the arm with the best "
+    "mean score on the training side"
+)
+_PROBES_HELP = (
+    "the first N queries are scored on all arms: the learner gets every arm's reward, and the "
+    "online reward of such a query is that of the arm drawn, less the cost of all arms"
+)
+_DELAY_HELP = "further requests before a reward arrives, or a:b drawn uniformly; default: 0"
+_REFRESH_HELP = f"interactions between two refreshes of the scorer; default: {DEFAULT_REFRESH}"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run ``pointsman replay``; 0 when done, 2 when it was asked for wrongly."""
+    parser = argparse.ArgumentParser(prog="pointsman replay", description=_DESCRIPTION)
+    add_arguments(parser)
+    options = parser.parse_args(argv)
+    started = time.perf_counter()
+    try:
+        plan = _plan(options)
+        train, test, facts = _read(options)
+        course = prepare(train, test, options.reward)
+        looped = time.perf_counter()
+        runs = replay(plan, course)
+        loop_s = time.perf_counter() - looped
+        found = report(plan, course, runs, options.reward)
+    except (ReplayError, tables.TableError, LearnersError, OSError) as error:
+        sys.stderr.write(f"pointsman replay: {error}\n")
+        return 2
+    found.update(facts)
+    found["wall_s"] = round(time.perf_counter() - started, 3)
+    found["interactions_per_s"] = round(sum(run.interactions for run in runs) / loop_s, 1)
+    sys.stdout.write((json.dumps(found, allow_nan=False) if options.json else render(found)) + "\n")
+    return 0
+
+
+_DESCRIPTION = (
+    "Replay a table that knows every arm's outcome as if it were live traffic: one pass with one "
+    "arm's feedback per query, then the frozen policy is judged greedily (without exploration) on "
+    "the test side, beside baselines that saw more."
+)
+
+
+def _plan(options: argparse.Namespace) -> Plan:
+    return Plan(
+        learner=options.learner,
+        probes=options.probes,
+        seeds=options.seeds,
+        delay=_delay(options.delay),
+        refresh=options.refresh,
+        params=dict(_param(text) for text in options.param),
+    )
+
+
+def _delay(text: str) -> tuple[int, int]:
+    fewest, _, most = text.partition(":")
+    try:
+        return int(fewest), int(most or fewest)
+    except ValueError as error:
+        raise ReplayError(f"delay {text!r}: give a number of requests, or a:b") from error
+
+
+def _param(text: str) -> tuple[str, float | int | str | bool]:
+    """``k=v``, with v the first of a whole number, a number, true or false, a text that it is."""
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise ReplayError(f"param {text!r}: give name=value")
+    if value in {"true", "false"}:
+        return key, value == "true"
+    readers: tuple[Callable[[str], float | int], ...] = (int, float)
+    for reader in readers:
+        try:
+            return key, reader(value)
+        except ValueError:
+            continue
+    return key, value
+
+
+def _read(options: argparse.Namespace) -> tuple[tables.Table, tables.Table, dict[str, Any]]:
+    """The training side, the test side, and what the reader of a report should know of them."""
+    arms = None
+    if options.arms is not None:
+        arms = [name.strip() for name in options.arms.split(",") if name.strip()]
+    if (options.test_queries is None) != (options.test_outcomes is None):
+        raise ReplayError("give both --test-queries and --test-outcomes, or neither")
+    table = tables.read_table(options.queries, options.outcomes, arms)
+    facts: dict[str, Any] = {"dropped": table.dropped, "blank_costs": table.blank_costs}
+    if options.test_queries is None:
+        train, test = tables.split(table)
+        return train, test, {**facts, "test_side": _HASH_SPLIT}
+    test = tables.read_table(options.test_queries, options.test_outcomes, table.arms)
+    facts["dropped"] += test.dropped
+    facts["blank_costs"] += test.blank_costs
+    return table, test, {**facts, "test_side": str(options.test_queries)}
+
+
+def render(found: Mapping[str, Any]) -> str:
+    """The report as a small table for people."""
+    rows = [("", "test reward", "test score", "test cost USD")]
+    columns = ("test_reward", "test_score", "test_cost_usd")
+    rows.append((found["learner"], *(_cell(found[column]["mean"]) for column in columns)))
+    for name, value in found["baselines"].items():
+        if value is not None:
+            rows.append((name, *(_cell(value[column]) for column in columns)))
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    lines = [
+        f"{row[0]:<{widths[0]}}" + "".join(f"  {row[i]:>{widths[i]}}" for i in range(1, 4))
+        for row in rows
+    ]
+    online, se = found["online_reward"]["mean"], found["test_reward"]["se"]
+    head = (
+        f"{found['learner']} over {len(found['arms'])} arms: {found['events']} requests, "
+        f"{found['seeds']} seeds, {found['probes']} probes; judged on {found['test_queries']} "
+        f"queries ({found['test_side']})"
+    )
+    tail = (
+        f"online reward {online:.4f}; test reward +- {_cell(se)} over the seeds; "
+        f"{found['interactions_per_s']:.0f} interactions/s, {found['wall_s']:.1f} s"
+    )
+    return "\n".join([head, f"reward {found['reward']}", "", *lines, "", tail])
+
+
+def _cell(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if abs(value) >= 0.01 or value == 0 else f"{value:.3g}"

@@ -1,0 +1,273 @@
+"""One pass of a learner over a table that knows every arm's outcome, as if it were live."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controlplane.replay_baselines import Side, Value, best_fixed, judge
+from controlplane.simulation import tables
+from kernels import signals
+from learners import catalogue, rewards
+from learners.contract import Learner, Spec
+from learners.exploration import Exploration, draw, unit_interval
+from learners.features import Schema
+from learners.interactions import Interactions
+from learners.scorer import Scorer
+
+DEFAULT_REFRESH = 32
+
+
+class ReplayError(ValueError):
+    """A replay is asked for with something that does not exist or does not fit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to replay, and how.
+
+    Attributes:
+        learner: a name of :mod:`learners.catalogue`.
+        probes: queries at the start that are scored on, and pay for, all arms.
+        seeds: replays, each with its own order, draws and delays.
+        delay: fewest and most further requests before a reward arrives, drawn uniformly.
+        refresh: interactions between two freezes of the scorer.
+        params: of the learner.
+    """
+
+    learner: str
+    probes: int = 0
+    seeds: int = 5
+    delay: tuple[int, int] = (0, 0)
+    refresh: int = DEFAULT_REFRESH
+    params: Mapping[str, float | int | str | bool] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse what can not be replayed."""
+        if self.learner not in catalogue.NAMES:
+            known = ", ".join(sorted(catalogue.NAMES))
+            raise ReplayError(f"no learner {self.learner!r}: there are {known}")
+        if self.seeds < 1 or self.refresh < 1 or self.probes < 0:
+            raise ReplayError(
+                f"seeds={self.seeds}, refresh={self.refresh}, probes={self.probes}: "
+                "give at least 1, 1 and 0"
+            )
+        if not 0 <= self.delay[0] <= self.delay[1]:
+            raise ReplayError(f"delay {self.delay[0]}:{self.delay[1]}: give 0 <= fewest <= most")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Course:
+    """A table made ready: both sides encoded by one schema and paid by one reward."""
+
+    arms: tuple[str, ...]
+    schema: Schema
+    train: Side
+    test: Side
+    cost_ref: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Run:
+    """One seed's replay."""
+
+    online_reward: float
+    test: Value
+    best_fixed_probes: Value | None
+    interactions: int
+
+
+def prepare(train: tables.Table, test: tables.Table, expression: str) -> Course:
+    """Encode both sides once for all seeds; schema and ``COST_REF`` come from the training side.
+
+    Raises:
+        ReplayError: A side has no queries, or the reward needs a ``COST_REF`` that is not there.
+        RewardError: The reward does not parse, or names a column that the table lacks.
+    """
+    for name, side in (("training", train), ("test", test)):
+        if len(side) == 0:
+            raise ReplayError(f"the {name} side has no query with an outcome of every arm")
+    best = int(train.scores.mean(axis=0).argmax())
+    cost_ref = float(train.costs_usd[:, best].mean())
+    if cost_ref == 0 and re.search(r"\bCOST_REF\b", expression):
+        raise ReplayError(
+            f"reward {expression!r} needs COST_REF, but the arm with the best mean score on the "
+            f"training side, {train.arms[best]!r}, costs 0: give --reward without it, as 'score'"
+        )
+    reward = rewards.parse(expression, {"COST_REF": cost_ref})
+    schema = _schema(train)
+    return Course(
+        arms=tuple(train.arms),
+        schema=schema,
+        train=_encode(train, schema, reward),
+        test=_encode(test, schema, reward),
+        cost_ref=cost_ref,
+    )
+
+
+def _schema(table: tables.Table) -> Schema:
+    """The domain, and the signals of the text, as far as the table has them."""
+    rows: list[Mapping[str, Any]] = []
+    if table.domains is not None:
+        values = sorted(set(table.domains))
+        rows.append({"name": "domain", "kind": "category", "values": values})
+    if table.texts is not None:
+        rows.extend(signals.SIGNAL_SCHEMA)
+    return Schema.from_json(rows)
+
+
+def _encode(table: tables.Table, schema: Schema, reward: rewards.RewardFunction) -> Side:
+    contexts: list[dict[str, Any]] = [{} for _ in table.query_ids]
+    if table.texts is not None:
+        contexts = [dict(signals.read(text)) for text in table.texts]
+    if table.domains is not None:
+        for context, domain in zip(contexts, table.domains, strict=True):
+            context["domain"] = domain
+    columns = _columns(table, reward)
+    all_costs = np.broadcast_to(table.costs_usd.sum(axis=1, keepdims=True), table.scores.shape)
+    return Side(
+        query_ids=tuple(table.query_ids),
+        domains=None if table.domains is None else tuple(table.domains),
+        x=schema.encode_all(contexts),
+        rewards=reward.evaluate_columns(columns),
+        rewards_all_paid=reward.evaluate_columns({**columns, "cost_usd": all_costs}),
+        scores=table.scores,
+        costs_usd=table.costs_usd,
+    )
+
+
+def _columns(table: tables.Table, reward: rewards.RewardFunction) -> dict[str, NDArray[np.float64]]:
+    """The table's columns that a reward can name, each of shape ``(n, K)``."""
+    found = {
+        "score": table.scores,
+        "cost_usd": table.costs_usd,
+        "latency_s": table.latencies_s,
+        "input_tokens": table.input_tokens,
+        "output_tokens": table.output_tokens,
+    }
+    columns = {name: column for name, column in found.items() if column is not None}
+    for name in set(reward.metrics) & set(columns):
+        blank = int(np.isnan(columns[name]).sum())
+        if blank:
+            raise ReplayError(f"the reward needs {name}, which is blank in {blank} outcomes")
+    return columns
+
+
+def replay(plan: Plan, course: Course) -> list[Run]:
+    """Replay every seed.
+
+    Raises:
+        SpecError: The learner refuses a parameter.
+    """
+    learner = catalogue.load(plan.learner)
+    return [run_seed(plan, course, learner, seed) for seed in range(plan.seeds)]
+
+
+def run_seed(plan: Plan, course: Course, learner: Learner, seed: int) -> Run:
+    """One pass over the training side in the seed's order, then the verdict on the test side."""
+    train, n = course.train, len(course.train.x)
+    random = np.random.default_rng(seed)
+    order = random.permutation(n)
+    delays = random.integers(plan.delay[0], plan.delay[1], size=n, endpoint=True)
+    probe = np.arange(n) < plan.probes
+    served = _Served(order, probe, np.zeros(n, dtype=np.int64), np.ones(n))
+    state = learner.init(Spec(course.schema, course.arms, plan.params, seed))
+    scorer = learner.freeze(state)
+    learnt = 0
+    for start, stop, arrived in _schedule(delays, served.probe, len(course.arms), plan.refresh):
+        _serve(scorer, course, served, slice(start, stop), str(seed))
+        batch = _interactions(course, served, arrived)
+        state = learner.learn(state, batch)
+        scorer = learner.freeze(state)
+        learnt += len(batch)
+    probes = train.rewards[order[served.probe]]
+    n_test = len(course.test.x)
+    return Run(
+        online_reward=_online_reward(train, served),
+        test=judge(course.test, _greedy(scorer, course)),
+        best_fixed_probes=judge(course.test, best_fixed(probes, n_test)) if len(probes) else None,
+        interactions=learnt,
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Served:
+    """The requests of one pass, in their order; action and propensity are filled as it goes."""
+
+    query: NDArray[np.int64]
+    probe: NDArray[np.bool_]
+    action: NDArray[np.int64]
+    propensity: NDArray[np.float64]
+
+
+def _serve(scorer: Scorer, course: Course, served: _Served, span: slice, seed: str) -> None:
+    """Draw an arm for each request of the span; the same seed and query give the same draw."""
+    queries = served.query[span]
+    spread = scorer.distribution(course.train.x[queries], _all_eligible(queries, course.arms))
+    for i, query, row in zip(range(span.start, span.stop), queries, spread, strict=True):
+        served.action[i] = draw(row, unit_interval(seed, course.train.query_ids[query]))
+        served.propensity[i] = row[served.action[i]]
+
+
+def _online_reward(train: Side, served: _Served) -> float:
+    """The mean reward of what was served; a probe pays for all arms."""
+    at = served.query, served.action
+    return float(np.where(served.probe, train.rewards_all_paid[at], train.rewards[at]).mean())
+
+
+def _schedule(
+    delays: NDArray[np.int64], probe: NDArray[np.bool_], k: int, refresh: int
+) -> Iterator[tuple[int, int, NDArray[np.int64]]]:
+    """Spans of requests that one scorer serves, and what it learns from at each span's end.
+
+    The feedback on request i is there before request ``i + 1 + delays[i]`` is served, so what
+    arrives when does not depend on what is chosen. A span ends as soon as ``refresh``
+    interactions have arrived; the last one takes all that is left.
+
+    Yields:
+        First request, end (exclusive), and the requests whose feedback is learnt, as they came.
+    """
+    n = len(delays)
+    due = np.arange(1, n + 1) + delays
+    arrival = np.argsort(due, kind="stable")
+    due = due[arrival]
+    size = np.cumsum(np.where(probe[arrival], k, 1))
+    start = first = done = 0
+    while start < n:
+        at = int(np.searchsorted(size, done + refresh))
+        stop = min(int(due[at]), n) if at < n else n
+        last = int(np.searchsorted(due, stop, side="right")) if stop < n else n
+        yield start, stop, arrival[first:last]
+        start, first, done = stop, last, int(size[last - 1])
+
+
+def _interactions(course: Course, served: _Served, requests: NDArray[np.int64]) -> Interactions:
+    """A request teaches the drawn arm at its served probability; a probe all arms, each at 1."""
+    arms_told = np.where(served.probe[requests], len(course.arms), 1)
+    row = np.repeat(requests, arms_told)
+    told = np.concatenate([np.arange(count) for count in arms_told])
+    probe, query = served.probe[row], served.query[row]
+    arm = np.where(probe, told, served.action[row])
+    return Interactions(
+        arms=course.arms,
+        x=course.train.x[query],
+        eligible=_all_eligible(query, course.arms),
+        action=arm,
+        propensity=np.where(probe, 1.0, served.propensity[row]),
+        reward=course.train.rewards[query, arm],
+        weight=np.ones(len(row)),
+    )
+
+
+def _all_eligible(queries: NDArray[np.int64], arms: tuple[str, ...]) -> NDArray[np.bool_]:
+    return np.ones((len(queries), len(arms)), dtype=np.bool_)
+
+
+def _greedy(scorer: Scorer, course: Course) -> NDArray[np.float64]:
+    """The frozen policy's choices on the test side; a tie is split evenly."""
+    frozen = replace(scorer, exploration=Exploration("greedy"), alpha=0.0)
+    x = course.test.x
+    return frozen.distribution(x, np.ones((len(x), len(course.arms)), dtype=np.bool_))

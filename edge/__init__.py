@@ -1,0 +1,1 @@
+"""The thin router beside the applications: choose, proxy, report, pull."""

@@ -1,0 +1,1 @@
+"""Take in decisions, outcomes and feedback durably and once; compute rewards; join."""

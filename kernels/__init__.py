@@ -1,0 +1,1 @@
+"""Prompt to signals, fast."""

@@ -1,0 +1,114 @@
+"""Prompt → signals, first tier: cheap numbers that need no model, the same on every machine.
+
+The values are fields of a context; :data:`SIGNAL_SCHEMA` declares how they are encoded. A prompt
+of 300 characters takes a small part of a millisecond, and a long one no more than some thousand
+characters do: beyond :data:`HEAD` and :data:`TAIL` only its length is read.
+"""
+
+import math
+import re
+import zlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Signals = dict[str, float | list[float] | bool]
+
+TERMS = 64
+"""Length of the vector of hashed words."""
+HEAD = 3000
+"""How many characters are read from the start of a long text."""
+TAIL = 1000
+"""How many characters are read from its end, where a prompt often puts its question."""
+MAX_MESSAGES = 256
+"""How many messages of a chat are read: the newest."""
+
+SIGNAL_SCHEMA: list[dict[str, Any]] = [
+    {"name": "chars", "kind": "number", "mean": 5.4, "scale": 1.0},
+    {"name": "words", "kind": "number", "mean": 3.6, "scale": 0.9},
+    {"name": "turns", "kind": "number", "mean": math.log(2.0), "scale": 0.7},
+    {"name": "digits", "kind": "number", "mean": 0.03, "scale": 0.05},
+    {"name": "maths", "kind": "number", "mean": 0.01, "scale": 0.03},
+    {"name": "code", "kind": "flag"},
+    {"name": "question", "kind": "flag"},
+    {"name": "terms", "kind": "vector", "size": TERMS},
+]
+"""The rows of a feature schema, for a policy that uses these signals."""
+
+_WORD = re.compile(r"[^\W\d_]{2,}")
+_CODE = re.compile(
+    r"```|^\s*(?:def |class |import |from \w+ import |#include|public |function |SELECT )|"
+    r"\w\(\)|[;{]\s*\n|=>|</\w+>|\bself\.",
+    re.MULTILINE,
+)
+_DIGITS = "0123456789"
+_MATHS = "+=<>^\\$%×÷±√∑∏∫∞≈≠≤≥π∂∈"
+_QUESTION_MARKS = "?？؟"  # noqa: RUF001 -- the full-width mark is meant
+
+
+def read(text: str) -> Signals:
+    """The signals of one text.
+
+    Returns:
+        ``chars`` and ``words``: ``log(1 + count)``; ``digits`` and ``maths``: shares of the
+        characters in [0, 1]; ``code`` and ``question``: flags; ``terms``: :data:`TERMS` numbers of
+        Euclidean length 1, or all 0 for a text without words.
+    """
+    part = text if len(text) <= HEAD + TAIL else f"{text[:HEAD]}\n{text[-TAIL:]}"
+    length = max(1, len(part))
+    found = _WORD.findall(part.lower())
+    # Words beyond the part that is read are taken to be as dense as within it.
+    words = len(found) * max(1.0, len(text) / length)
+    return {
+        "chars": math.log1p(len(text)),
+        "words": math.log1p(words),
+        "digits": sum(map(part.count, _DIGITS)) / length,
+        "maths": sum(map(part.count, _MATHS)) / length,
+        "code": _CODE.search(part) is not None,
+        "question": any(mark in part for mark in _QUESTION_MARKS),
+        "terms": _hash_words(found),
+    }
+
+
+def read_messages(messages: Sequence[object]) -> Signals:
+    """The signals of an OpenAI chat request's ``messages``.
+
+    The text is what the user has said, from the oldest to the newest message (all roles where no
+    message is a user's). Content may be a string or a list of parts, of which those with a
+    ``text`` count. What has another form is passed over, never refused: a proxy leaves that to
+    the model's own endpoint.
+
+    Returns:
+        What :func:`read` returns, and ``turns``: ``log(1 + number of user messages)``.
+    """
+    recent = [m for m in messages[-MAX_MESSAGES:] if isinstance(m, Mapping)]
+    said = [m for m in recent if m.get("role") == "user"]
+    parts = [text for m in said or recent for text in _texts(m.get("content"))]
+    signals = read("\n".join(parts))
+    signals["turns"] = math.log1p(len(said))
+    return signals
+
+
+def _texts(content: object) -> list[str]:
+    if isinstance(content, str):
+        return [content]
+    if not isinstance(content, list):
+        return []
+    texts = [part.get("text") if isinstance(part, Mapping) else part for part in content]
+    return [text for text in texts if isinstance(text, str)]
+
+
+def _hash_words(words: list[str]) -> list[float]:
+    """Signed feature hashing (Weinberger et al. 2009, arXiv:0902.2206), sublinear, length 1.
+
+    CRC-32 is the same in every process, other than ``hash()``. Its lowest bits give the column,
+    its highest bit the sign.
+    """
+    terms = [0.0] * TERMS
+    for word, count in Counter(words).items():
+        # JSON may hold lone surrogates, which plain UTF-8 refuses.
+        code = zlib.crc32(word.encode("utf-8", "surrogatepass"))
+        weight = 1.0 + math.log(count)
+        terms[code % TERMS] += weight if code >> 31 else -weight
+    norm = math.sqrt(sum(term * term for term in terms))
+    return [term / norm for term in terms] if norm else terms

@@ -1,0 +1,283 @@
+"""The bundle: the one signed file that an edge pulls, and all that it needs to route.
+
+Layout, all integers big-endian::
+
+    b"PMBUNDL1" | u32 manifest length | manifest | u32 signatures length | signatures | tensors
+
+The manifest is canonical JSON and holds the SHA-256 of the tensors (safetensors), so a signature
+over the manifest covers everything. Signatures are JSON: ``[{key_id, signature}]``, Ed25519.
+"""
+
+import base64
+import hashlib
+import json
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from numpy.typing import NDArray
+
+from learners.errors import BundleError, LearnersError
+from learners.features import Schema, canonical_json
+from learners.records import Arm, Card, Context
+from learners.scorer import Scorer
+
+MAGIC = b"PMBUNDL1"
+FORMAT = 1
+MAX_BUNDLE_BYTES = 64 * 2**20
+MAX_MANIFEST_BYTES = 8 * 2**20
+GOLDEN_TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Golden:
+    """A context with the exact probabilities that every edge must reproduce."""
+
+    context: Context
+    eligible: tuple[str, ...]
+    probabilities: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A policy version, ready to route.
+
+    ``arms`` stand in the scorer's order; ``serial`` only ever rises; ``wait_s`` is how long after
+    a decision its reward is settled.
+    """
+
+    policy: str
+    version: int
+    serial: int
+    issued_at: datetime
+    expires_at: datetime
+    arms: tuple[Arm, ...]
+    schema: Schema
+    scorer: Scorer
+    fallback_arm: str
+    learner: str
+    wait_s: float
+    golden: tuple[Golden, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse arms that do not fit the scorer, and a fallback that is no arm."""
+        names = tuple(arm.name for arm in self.arms)
+        if names != self.scorer.arms:
+            raise BundleError(f"arms {list(names)} are not the scorer's {list(self.scorer.arms)}")
+        if self.fallback_arm not in names:
+            raise BundleError(f"fallback arm {self.fallback_arm!r} is not among {list(names)}")
+        if self.scorer.weights.shape[1] != self.schema.dimension:
+            raise BundleError(
+                f"the scorer takes {self.scorer.weights.shape[1]} columns, "
+                f"the schema gives {self.schema.dimension}"
+            )
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        """Arm name → column."""
+        return {arm.name: i for i, arm in enumerate(self.arms)}
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the manifest: names this bundle's content exactly."""
+        return hashlib.sha256(canonical_json(self._manifest())).hexdigest()
+
+    def distribution(self, context: Context, eligible: Sequence[str]) -> NDArray[np.float64]:
+        """Probabilities of shape ``(K,)`` for one context.
+
+        Raises:
+            ContextError: The context does not fit the schema.
+            SpecError: No arm is eligible.
+        """
+        mask = np.zeros(len(self.arms), dtype=np.bool_)
+        mask[[self.index[name] for name in eligible]] = True
+        x = self.schema.encode(context)
+        return self.scorer.distribution(x[None], mask[None])[0]
+
+    def self_test(self) -> None:
+        """Reproduce the golden vectors.
+
+        Raises:
+            BundleError: A probability differs by more than 1e-6.
+        """
+        for number, golden in enumerate(self.golden):
+            found = self.distribution(golden.context, golden.eligible)
+            gap = float(np.abs(found - np.asarray(golden.probabilities)).max())
+            if not gap <= GOLDEN_TOLERANCE:
+                raise BundleError(
+                    f"{self.policy}@{self.version} serial {self.serial}: golden vector {number} "
+                    f"is off by {gap:.3g}: this edge computes other probabilities than the "
+                    "control plane, do not serve it"
+                )
+
+    def _manifest(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "policy": self.policy,
+            "version": self.version,
+            "serial": self.serial,
+            "issued_at": self.issued_at.isoformat(),
+            "expires_at": self.expires_at.isoformat(),
+            "arms": [arm_as_json(arm) for arm in self.arms],
+            "features": self.schema.as_json(),
+            "feature_schema_digest": self.schema.digest,
+            "fallback_arm": self.fallback_arm,
+            "learner": self.learner,
+            "wait_s": self.wait_s,
+            "scorer": self.scorer.as_json(),
+            "tensors_sha256": hashlib.sha256(_tensors(self.scorer)).hexdigest(),
+            "golden": [
+                {
+                    "context": dict(g.context),
+                    "eligible": list(g.eligible),
+                    "probabilities": list(g.probabilities),
+                }
+                for g in self.golden
+            ],
+        }
+
+
+def key_id(key: Ed25519PublicKey) -> str:
+    """Short name of a public key: the first 16 hex digits of its SHA-256."""
+    return hashlib.sha256(key.public_bytes_raw()).hexdigest()[:16]
+
+
+def seal(bundle: Bundle, keys: Sequence[Ed25519PrivateKey]) -> bytes:
+    """Write and sign a bundle; the same bundle and keys give the same bytes."""
+    manifest = canonical_json(bundle._manifest())  # noqa: SLF001 — seal is the bundle's own writer
+    signatures = canonical_json(
+        [
+            {
+                "key_id": key_id(key.public_key()),
+                "signature": base64.b64encode(key.sign(MAGIC + manifest)).decode(),
+            }
+            for key in keys
+        ]
+    )
+    head = MAGIC + struct.pack(">I", len(manifest)) + manifest
+    return head + struct.pack(">I", len(signatures)) + signatures + _tensors(bundle.scorer)
+
+
+def unseal(
+    data: bytes, trusted: Sequence[Ed25519PublicKey], *, threshold: int = 1
+) -> Bundle:
+    """Read a bundle and believe it only when enough trusted keys signed it.
+
+    Expiry and rising serials are the caller's: they need a clock and a memory.
+
+    Raises:
+        BundleError: It is too large, damaged, of another format, or not signed by
+            ``threshold`` of the trusted keys.
+    """
+    if len(data) > MAX_BUNDLE_BYTES:
+        raise BundleError(f"the bundle has {len(data)} bytes: at most {MAX_BUNDLE_BYTES}")
+    if not data.startswith(MAGIC):
+        raise BundleError("this is not a bundle: it does not begin with PMBUNDL1")
+    manifest, rest = _block(data, len(MAGIC), "manifest")
+    signatures, rest = _block(data, rest, "signatures")
+    _verify(manifest, signatures, trusted, threshold)
+    tensors = data[rest:]
+    try:
+        row = json.loads(manifest)
+        if row["format"] != FORMAT:
+            raise BundleError(f"bundle format {row['format']} is not {FORMAT}: upgrade the edge")
+        if hashlib.sha256(tensors).hexdigest() != row["tensors_sha256"]:
+            raise BundleError("the tensors do not match the signed manifest: download again")
+        return _read(row, safetensors.numpy.load(tensors))
+    except BundleError:
+        raise
+    except (LearnersError, KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
+        raise BundleError(f"the bundle's manifest cannot be read: {error!r}") from error
+
+
+def _block(data: bytes, at: int, name: str) -> tuple[bytes, int]:
+    if len(data) < at + 4:
+        raise BundleError(f"the bundle ends before its {name}: download again")
+    (length,) = struct.unpack_from(">I", data, at)
+    if length > MAX_MANIFEST_BYTES or len(data) < at + 4 + length:
+        raise BundleError(f"the bundle's {name} is cut short or too long: download again")
+    return data[at + 4 : at + 4 + length], at + 4 + length
+
+
+def _verify(
+    manifest: bytes, signatures: bytes, trusted: Sequence[Ed25519PublicKey], threshold: int
+) -> None:
+    keys = {key_id(key): key for key in trusted}
+    good: set[str] = set()
+    try:
+        rows = [
+            (str(row["key_id"]), base64.b64decode(row["signature"], validate=True))
+            for row in json.loads(signatures)
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise BundleError(f"the bundle's signatures cannot be read: {error!r}") from error
+    for name, signature in rows:
+        if name not in keys:
+            continue
+        try:
+            keys[name].verify(signature, MAGIC + manifest)
+        except InvalidSignature:
+            continue
+        good.add(name)
+    if len(good) < max(1, threshold):
+        raise BundleError(
+            f"{len(good)} of the trusted keys {sorted(keys)} signed the bundle, "
+            f"{threshold} must: it was altered, or the edge trusts other keys"
+        )
+
+
+def _read(row: Mapping[str, Any], tensors: Mapping[str, NDArray[np.float64]]) -> Bundle:
+    return Bundle(
+        policy=row["policy"],
+        version=int(row["version"]),
+        serial=int(row["serial"]),
+        issued_at=datetime.fromisoformat(row["issued_at"]),
+        expires_at=datetime.fromisoformat(row["expires_at"]),
+        arms=tuple(arm_from_json(arm) for arm in row["arms"]),
+        schema=Schema.from_json(row["features"]),
+        scorer=Scorer.load(row["scorer"], tensors),
+        fallback_arm=row["fallback_arm"],
+        learner=row["learner"],
+        wait_s=float(row["wait_s"]),
+        golden=tuple(
+            Golden(g["context"], tuple(g["eligible"]), tuple(g["probabilities"]))
+            for g in row["golden"]
+        ),
+    )
+
+
+def _tensors(scorer: Scorer) -> bytes:
+    return safetensors.numpy.save(dict(sorted(scorer.tensors().items())))
+
+
+def arm_as_json(arm: Arm) -> dict[str, Any]:
+    """Plain form of an arm, for a manifest, a table or an API answer."""
+    return {
+        "name": arm.name,
+        "model": arm.model,
+        "endpoint": arm.endpoint,
+        "api_key_env": arm.api_key_env,
+        "card": {
+            "usd_per_mtok_in": arm.card.usd_per_mtok_in,
+            "usd_per_mtok_out": arm.card.usd_per_mtok_out,
+            "context_tokens": arm.card.context_tokens,
+            "tags": list(arm.card.tags),
+            "capabilities": list(arm.card.capabilities),
+        },
+    }
+
+
+def arm_from_json(row: Mapping[str, Any]) -> Arm:
+    """The arm that :func:`arm_as_json` wrote."""
+    card = dict(row.get("card") or {})
+    for name in ("tags", "capabilities"):
+        card[name] = tuple(card.get(name, ()))
+    return Arm(row["name"], row["model"], row["endpoint"], Card(**card), row.get("api_key_env"))

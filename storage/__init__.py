@@ -1,0 +1,1 @@
+"""Every SQL statement, the engine, and the embedded Postgres and Redis."""

@@ -1,0 +1,211 @@
+"""The join's reads and writes: what is due, what is known of it, and the log that results."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from learners.records import Interaction
+
+_TAKE_DUE = """
+DELETE FROM pending_joins WHERE decision_id IN (
+  SELECT decision_id FROM pending_joins
+  WHERE policy_id = :policy AND due_at <= :now
+  ORDER BY due_at, decision_id LIMIT :limit FOR UPDATE SKIP LOCKED)
+RETURNING decision_id
+"""
+
+_OUTCOMES = """
+SELECT decision_id, "values" FROM outcomes
+WHERE decision_id = ANY(CAST(:ids AS uuid[])) AND project_id = :project
+"""
+
+# Newest value of each source; a source's amendment replaces what it said before.
+_FEEDBACK = """
+SELECT DISTINCT ON (d.decision_id, f.metric, f.source) d.decision_id, f.metric, f.source, f.number
+FROM decisions d JOIN feedback f ON f.project_id = d.project_id
+  AND (f.decision_id = d.decision_id OR (d.episode_id IS NOT NULL AND f.episode_id = d.episode_id))
+WHERE d.decision_id = ANY(CAST(:ids AS uuid[])) AND f.retracted_at IS NULL
+  AND f.number IS NOT NULL
+ORDER BY d.decision_id, f.metric, f.source, f.feedback_id DESC
+"""
+
+_WRITE = """
+INSERT INTO interactions
+  (decision_id, policy_id, position, reward, reward_version, "values", revision, joined_at)
+SELECT u.decision_id, :policy, u.position, u.reward, :reward_version,
+       CAST(u.vals AS jsonb), 1, :now
+FROM unnest(CAST(:ids AS uuid[]), CAST(:positions AS bigint[]), CAST(:rewards AS float8[]),
+            CAST(:vals AS text[])) AS u(decision_id, position, reward, vals)
+ON CONFLICT (decision_id) DO UPDATE SET
+  reward = excluded.reward, reward_version = excluded.reward_version, "values" = excluded."values",
+  revision = interactions.revision + 1, joined_at = excluded.joined_at
+WHERE (interactions.reward, interactions."values", interactions.reward_version)
+  IS DISTINCT FROM (excluded.reward, excluded."values", excluded.reward_version)
+"""
+
+_READ = """
+SELECT i.position, i.decision_id, i.reward, d.at, d.context, d.eligible, d.action, d.propensity
+FROM interactions i JOIN decisions d ON d.decision_id = i.decision_id
+WHERE i.policy_id = :policy AND i.position > :after AND i.position <= :upto
+  AND i.reward IS NOT NULL
+ORDER BY i.position LIMIT :limit
+"""
+
+
+def take_due(connection: sa.Connection, policy_id: UUID, now: datetime, limit: int) -> list[UUID]:
+    """Take the decisions whose wait is over off the queue, oldest first."""
+    rows = connection.scalars(sa.text(_TAKE_DUE), {"policy": policy_id, "now": now, "limit": limit})
+    return sorted(rows)
+
+
+def outcome_values(
+    connection: sa.Connection, project_id: UUID, ids: Sequence[UUID]
+) -> dict[UUID, dict[str, float]]:
+    """The measured values of each decision."""
+    rows = connection.execute(
+        sa.text(_OUTCOMES), {"ids": [str(i) for i in ids], "project": project_id}
+    )
+    return {row["decision_id"]: row["values"] for row in rows.mappings()}
+
+
+def feedback_values(
+    connection: sa.Connection, ids: Sequence[UUID]
+) -> dict[UUID, dict[str, list[float]]]:
+    """For each decision and metric, the standing value of every source, by source name."""
+    found: dict[UUID, dict[str, list[float]]] = {}
+    for row in connection.execute(sa.text(_FEEDBACK), {"ids": [str(i) for i in ids]}):
+        found.setdefault(row.decision_id, {}).setdefault(row.metric, []).append(row.number)
+    return found
+
+
+def write(  # noqa: PLR0913 — one statement's values
+    connection: sa.Connection,
+    policy_id: UUID,
+    rows: Sequence[tuple[UUID, float | None, str]],
+    *,
+    reward_version: int,
+    now: datetime,
+) -> None:
+    """Store (decision, reward, values as JSON): new ones at the log's end, known ones amended."""
+    known = set(
+        connection.scalars(
+            sa.text(
+                "SELECT decision_id FROM interactions WHERE decision_id = ANY(CAST(:i AS uuid[]))"
+            ),
+            {"i": [str(row[0]) for row in rows]},
+        )
+    )
+    fresh = [row[0] for row in rows if row[0] not in known]
+    end: int = connection.execute(
+        sa.text(
+            "UPDATE policies SET log_position = log_position + :n WHERE id = :policy "
+            "RETURNING log_position"
+        ),
+        {"n": len(fresh), "policy": policy_id},
+    ).scalar_one()
+    position = {decision: end - len(fresh) + 1 + i for i, decision in enumerate(fresh)}
+    connection.execute(
+        sa.text(_WRITE),
+        {
+            "policy": policy_id,
+            "reward_version": reward_version,
+            "now": now,
+            "ids": [str(row[0]) for row in rows],
+            "positions": [position.get(row[0], 0) for row in rows],
+            "rewards": [row[1] for row in rows],
+            "vals": [row[2] for row in rows],
+        },
+    )
+
+
+def read(
+    connection: sa.Connection, policy_id: UUID, *, after: int, upto: int, limit: int
+) -> list[Interaction]:
+    """Rewarded interactions at positions in (after, upto], in order."""
+    rows = connection.execute(
+        sa.text(_READ), {"policy": policy_id, "after": after, "upto": upto, "limit": limit}
+    )
+    return [
+        Interaction(
+            decision_id=str(row.decision_id),
+            at=row.at,
+            context=row.context,
+            eligible=tuple(row.eligible),
+            action=row.action,
+            propensity=row.propensity,
+            reward=row.reward,
+            position=row.position,
+        )
+        for row in rows
+    ]
+
+
+def due_policies(connection: sa.Connection, now: datetime) -> list[UUID]:
+    """Policies with decisions whose wait is over."""
+    return list(
+        connection.scalars(
+            sa.text(
+                "SELECT p.id FROM policies p WHERE EXISTS (SELECT 1 FROM pending_joins j "
+                "WHERE j.policy_id = p.id AND j.due_at <= :now) "
+                "AND EXISTS (SELECT 1 FROM rewards r WHERE r.policy_id = p.id) ORDER BY p.id"
+            ),
+            {"now": now},
+        )
+    )
+
+
+def counts(connection: sa.Connection, policy_id: UUID) -> Mapping[str, Any]:
+    """How many decisions of a policy there are, waiting, joined, and joined without a reward."""
+    return dict(
+        connection.execute(
+            sa.text(
+                "SELECT (SELECT count(*) FROM decisions WHERE policy_id = :p) AS decisions, "
+                "(SELECT count(*) FROM pending_joins WHERE policy_id = :p) AS pending, "
+                "count(*) AS joined, count(*) FILTER (WHERE reward IS NULL) AS unrewarded "
+                "FROM interactions WHERE policy_id = :p"
+            ),
+            {"p": policy_id},
+        )
+        .mappings()
+        .one()
+    )
+
+
+def reward_series(
+    connection: sa.Connection, policy_id: UUID, *, buckets: int, since: datetime
+) -> list[Mapping[str, Any]]:
+    """Mean reward, cost and count over time, and by version, for a chart."""
+    rows = connection.execute(
+        sa.text(
+            "WITH log AS (SELECT d.at, d.version, i.reward, (i.\"values\"->>'cost_usd')::float8 "
+            "AS cost FROM interactions i JOIN decisions d ON d.decision_id = i.decision_id "
+            "WHERE i.policy_id = :p AND i.reward IS NOT NULL AND d.at >= :since), "
+            "span AS (SELECT min(at) AS low, greatest(max(at), min(at) + interval '1 s') AS high "
+            "FROM log) "
+            "SELECT least(floor(extract(epoch FROM at - low) / extract(epoch FROM high - low) "
+            "* :buckets), :buckets - 1) AS bucket, min(at) AS at, avg(reward) AS reward, "
+            "avg(cost) AS cost_usd, count(*) AS n, max(version) AS version "
+            "FROM log, span GROUP BY bucket ORDER BY bucket"
+        ),
+        {"p": policy_id, "buckets": buckets, "since": since},
+    )
+    return [dict(row) for row in rows.mappings()]
+
+
+def arm_shares(connection: sa.Connection, policy_id: UUID, *, last: int) -> list[Mapping[str, Any]]:
+    """How often each arm served in the newest ``last`` decisions, and its mean reward there."""
+    rows = connection.execute(
+        sa.text(
+            "SELECT d.action AS arm, count(*) AS n, avg(i.reward) AS reward, "
+            "avg((i.\"values\"->>'cost_usd')::float8) AS cost_usd FROM "
+            "(SELECT decision_id, action FROM decisions WHERE policy_id = :p "
+            "ORDER BY decision_id DESC LIMIT :last) d "
+            "LEFT JOIN interactions i ON i.decision_id = d.decision_id "
+            "GROUP BY d.action ORDER BY n DESC, arm"
+        ),
+        {"p": policy_id, "last": last},
+    )
+    return [dict(row) for row in rows.mappings()]

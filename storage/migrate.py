@@ -1,0 +1,48 @@
+"""Bring a database to the newest schema, from a checkout and from an installed wheel alike."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+
+from storage.engine import normalise
+from storage.partitions import ensure_partitions
+
+_LOCK = 0x706F696E74  # "point": one migration at a time, whoever starts it
+
+
+def migrations_dir() -> Path:
+    """The wheel's copy of the migrations where there is one, else the checkout's."""
+    here = Path(__file__).resolve().parent
+    packaged = here / "_migrations"
+    return packaged if (packaged / "env.py").exists() else here.parent / "migrations"
+
+
+def alembic_config(url: str) -> Config:
+    """Alembic's configuration for the database at ``url``."""
+    config = Config()
+    config.set_main_option("script_location", str(migrations_dir()).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    config.attributes["url"] = normalise(url)
+    return config
+
+
+def migrate(url: str) -> None:
+    """Upgrade to the newest revision and make this season's partitions. Safe to run at once."""
+    engine = sa.create_engine(normalise(url), poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        connection.execute(sa.text("SELECT pg_advisory_lock(:k)"), {"k": _LOCK})
+        connection.commit()
+        try:
+            config = alembic_config(url)
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+            ensure_partitions(connection, datetime.now(UTC))
+            connection.commit()
+        finally:
+            connection.rollback()
+            connection.execute(sa.text("SELECT pg_advisory_unlock(:k)"), {"k": _LOCK})
+            connection.commit()
+    engine.dispose()
