@@ -1,0 +1,178 @@
+"""Real services for tests: they start once a session, and each test gets a database of its own.
+
+Tests marked ``external`` use the servers that ``POINTSMAN_DATABASE_URL`` and
+``POINTSMAN_REDIS_URL`` name instead.
+"""
+
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+import redis
+import sqlalchemy as sa
+from psycopg import sql
+
+from storage.embedded import Embedded, Services, redis_client_url
+from storage.engine import connect
+from storage.migrate import migrate
+
+REDIS_DATABASES = 16
+
+
+@pytest.fixture(scope="session")
+def services() -> Iterator[Services]:
+    """Embedded Postgres and Redis, the same for the whole session."""
+    with short_dir() as data_dir, Embedded(data_dir) as started:
+        yield started
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """Like ``tmp_path``, but short enough for a socket and, as root, open to Postgres's account."""
+    with short_dir() as path:
+        yield path
+
+
+@pytest.fixture(scope="session")
+def template_url(services: Services) -> Iterator[str]:
+    """A migrated database that is only copied from."""
+    with fresh_database(services.database_url) as url:
+        migrate(url)
+        yield url
+
+
+@pytest.fixture
+def database_url(template_url: str) -> Iterator[str]:
+    """A fresh, migrated database of the test's own."""
+    with fresh_database(template_url, template=True) as url:
+        yield url
+
+
+@pytest.fixture
+def empty_database_url(services: Services) -> Iterator[str]:
+    """A fresh database without any table."""
+    with fresh_database(services.database_url) as url:
+        yield url
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[sa.Engine]:
+    """An engine on ``database_url``, closed after the test."""
+    opened = connect(database_url)
+    yield opened
+    opened.dispose()
+
+
+@pytest.fixture
+def redis_url(services: Services) -> str:
+    """The embedded Redis, empty, in Celery's form; ``redis_client_url`` gives redis-py's."""
+    with redis.Redis.from_url(redis_client_url(services.redis_url)) as client:
+        client.flushall()
+    return services.redis_url
+
+
+@pytest.fixture
+def external_empty_database_url() -> Iterator[str]:
+    """A fresh database without any table on the server of ``POINTSMAN_DATABASE_URL``."""
+    with fresh_database(from_environment("POINTSMAN_DATABASE_URL")) as url:
+        yield url
+
+
+@pytest.fixture
+def external_database_url(external_empty_database_url: str) -> str:
+    """A fresh, migrated database on the server of ``POINTSMAN_DATABASE_URL``."""
+    migrate(external_empty_database_url)
+    return external_empty_database_url
+
+
+@pytest.fixture
+def external_redis_url() -> Iterator[str]:
+    """An empty database of the server of ``POINTSMAN_REDIS_URL``, emptied again after the test."""
+    given = from_environment("POINTSMAN_REDIS_URL")
+    for number in reversed(range(REDIS_DATABASES)):
+        with redis.Redis.from_url(redis_client_url(given), db=number) as client:
+            if client.dbsize() == 0:
+                yield with_redis_database(given, number)
+                client.flushdb()
+                return
+    pytest.skip("each database of POINTSMAN_REDIS_URL holds keys: empty one for the tests")
+
+
+BOTH = ["embedded", pytest.param("external", marks=pytest.mark.external)]
+
+
+@pytest.fixture(params=BOTH)
+def either_database_url(request: pytest.FixtureRequest) -> str:
+    """``database_url``, and with ``-m external`` the same test on ``external_database_url``."""
+    prefix = "external_" if request.param == "external" else ""
+    return str(request.getfixturevalue(f"{prefix}database_url"))
+
+
+@pytest.fixture(params=BOTH)
+def either_empty_database_url(request: pytest.FixtureRequest) -> str:
+    prefix = "external_" if request.param == "external" else ""
+    return str(request.getfixturevalue(f"{prefix}empty_database_url"))
+
+
+@pytest.fixture(params=BOTH)
+def either_redis_url(request: pytest.FixtureRequest) -> str:
+    prefix = "external_" if request.param == "external" else ""
+    return str(request.getfixturevalue(f"{prefix}redis_url"))
+
+
+@contextmanager
+def short_dir() -> Iterator[Path]:
+    path = Path(tempfile.mkdtemp(prefix="pm-"))
+    if os.geteuid() == 0:
+        path.chmod(0o711)
+    try:
+        yield path
+    finally:
+        # As root below a closed temporary directory, Postgres's files lie behind a link.
+        shutil.rmtree((path / "postgres").resolve(), ignore_errors=True)
+        shutil.rmtree(path)
+
+
+@contextmanager
+def fresh_database(url: str, *, template: bool = False) -> Iterator[str]:
+    """A new database on the server of ``url``, copied from the database of ``url`` or empty."""
+    server = sa.make_url(url).set(drivername="postgresql")
+    name = f"pointsman_test_{secrets.token_hex(6)}"
+    source = server.database if template else "template0"
+    maintenance = server.set(database="postgres") if template else server
+    create = sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(
+        sql.Identifier(name), sql.Identifier(source or "template0")
+    )
+    drop = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
+    with psycopg.connect(
+        maintenance.render_as_string(hide_password=False), autocommit=True
+    ) as admin:
+        admin.execute(create)
+        try:
+            yield server.set(drivername="postgresql+psycopg", database=name).render_as_string(
+                hide_password=False
+            )
+        finally:
+            admin.execute(drop)
+
+
+def with_redis_database(url: str, number: int) -> str:
+    parts = sa.make_url(url)
+    if parts.drivername == "redis+socket":
+        return parts.update_query_dict({"virtual_host": str(number)}).render_as_string(
+            hide_password=False
+        )
+    return parts.set(database=str(number)).render_as_string(hide_password=False)
+
+
+def from_environment(name: str) -> str:
+    value = os.environ.get(name, "")
+    if not value:
+        pytest.skip(f"{name} is not set: give the URL of a server that the tests may use")
+    return value
