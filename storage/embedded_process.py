@@ -1,6 +1,5 @@
 """A child process that dies with its parent, its log, and a private directory for its socket."""
 
-import ctypes
 import hashlib
 import os
 import pwd
@@ -20,8 +19,8 @@ MAX_SOCKET_PATH = 100
 MAX_LOG_BYTES = 10 * 1024 * 1024
 LOG_TAIL_LINES = 8
 STEP_S = 0.02
-_PR_SET_PDEATHSIG = 1
 _PROC = Path("/proc")
+_LAUNCH = (sys.executable, "-I", "-S", str(Path(__file__).with_name("embedded_launch.py")))
 
 
 class EmbeddedError(RuntimeError):
@@ -102,52 +101,27 @@ class Child:
 
 
 def spawn(command: Command, log_fd: int) -> subprocess.Popen[bytes]:
-    """Start the command in a session of its own, so that the terminal's Ctrl-C does not reach it."""
+    """Start the command in a session of its own, so that Ctrl-C in the terminal does not reach it.
+
+    It is signalled when the calling *thread* is gone.
+    """
     account = command.account
-    try:
-        return subprocess.Popen(
-            command.args,
-            cwd=command.cwd,
-            env=environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=log_fd,
-            stderr=log_fd,
-            start_new_session=True,
-            preexec_fn=die_with_parent(command.signals[0][0]),  # noqa: PLW1509 -- one C call, no locks
-            user=account.uid if account else None,
-            group=account.gid if account else None,
-            extra_groups=[] if account else None,
-        )
-    except (OSError, subprocess.SubprocessError) as error:
-        as_whom = f" as {account.name}" if account else ""
-        raise EmbeddedError(
-            f"cannot run {command.args[0]}{as_whom}: {error}; "
-            "give the services' URLs to use your own instead of the embedded ones"
-        ) from error
+    uid, gid = (account.uid, account.gid) if account else (-1, -1)
+    numbers = (os.getpid(), int(command.signals[0][0]), uid, gid)
+    return subprocess.Popen(
+        (*_LAUNCH, *map(str, numbers), *command.args),
+        cwd=command.cwd,
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=log_fd,
+        stderr=log_fd,
+        start_new_session=True,
+    )
 
 
 def environment() -> dict[str, str]:
     """Little enough that no PGPORT or LD_PRELOAD of the user's changes a service."""
     return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"}
-
-
-def die_with_parent(sent: signal.Signals) -> Callable[[], None]:
-    """What a child calls before its exec, so that the kernel signals it when its parent is gone.
-
-    The parent is the *thread* that forked. On other systems than Linux this does nothing, and an orphan
-    is left for the next start.
-    """
-    if sys.platform != "linux":
-        return lambda: None
-    parent = os.getpid()
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-
-    def arm() -> None:
-        prctl(_PR_SET_PDEATHSIG, int(sent), 0, 0, 0)
-        if os.getppid() != parent:  # it died before the call
-            os._exit(1)
-
-    return arm
 
 
 def wait_for(condition: Callable[[], bool], timeout_s: float) -> bool:
@@ -164,7 +138,8 @@ def end_orphans(
 ) -> bool:
     """End what a killed parent left: processes of ``program`` that work in ``directory``.
 
-    They are mostly on their way out already. Returns whether this system can tell that none is left.
+    They are mostly on their way out already. Returns whether this system can tell that none is
+    left.
 
     Raises:
         EmbeddedError: One of them does not end.
@@ -278,6 +253,16 @@ def account_below_root() -> Account:
         "Postgres refuses to run as root, and there is neither an account postgres nor nobody: "
         "run as another account, or give the URL of your own Postgres"
     )
+
+
+def owner_of(path: Path) -> Account:
+    """The account that ``path`` belongs to, with its group."""
+    found = path.stat()
+    try:
+        name = pwd.getpwuid(found.st_uid).pw_name
+    except KeyError:  # a number is enough to run as
+        name = str(found.st_uid)
+    return Account(name, found.st_uid, found.st_gid)
 
 
 def can_enter(directory: Path, account: Account) -> bool:

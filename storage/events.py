@@ -27,7 +27,7 @@ DECISION_COLUMNS = (
 )  # fmt: skip
 OUTCOME_COLUMNS = ("decision_id", "project_id", "at", "values", "response_id", "received_at")
 
-_NEW_DECISIONS = """
+_NEW_DECISIONS = f"""
 WITH added AS (
   INSERT INTO decisions SELECT * FROM stage_decisions ON CONFLICT DO NOTHING
   RETURNING decision_id, policy_id, at, received_at
@@ -35,12 +35,12 @@ WITH added AS (
   INSERT INTO pending_joins (decision_id, policy_id, due_at)
   SELECT a.decision_id, a.policy_id,
          greatest(a.at + make_interval(secs => p.wait_s),
-                  a.received_at + make_interval(secs => {grace}))
+                  a.received_at + make_interval(secs => {GRACE_S}))
   FROM added a JOIN policies p ON p.id = a.policy_id
   ORDER BY a.decision_id
   ON CONFLICT DO NOTHING
 ) SELECT count(*) FROM added
-""".format(grace=GRACE_S)
+"""  # noqa: S608 — a constant of ours
 
 _NEW_OUTCOMES = """
 WITH added AS (

@@ -81,7 +81,7 @@ def feedback_values(
     return found
 
 
-def write(  # noqa: PLR0913 — one statement's values
+def write(
     connection: sa.Connection,
     policy_id: UUID,
     rows: Sequence[tuple[UUID, float | None, str]],

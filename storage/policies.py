@@ -83,7 +83,7 @@ def list_arms(connection: sa.Connection, pool_id: UUID) -> list[Json]:
     return [{**row.spec, "name": row.name} for row in rows]
 
 
-def put_policy(  # noqa: PLR0913 — one row's columns
+def put_policy(
     connection: sa.Connection,
     *,
     policy_id: UUID,

@@ -1,4 +1,4 @@
-"""The tables. Events are partitioned by time through their UUIDv7 keys, so a key alone is unique."""
+"""The tables. Events are partitioned by time through UUIDv7 keys, so a key alone is unique."""
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, BYTEA, DOUBLE_PRECISION, JSONB, TIMESTAMP, UUID

@@ -1,0 +1,86 @@
+"""Decisions + outcomes + feedback → interactions: once each, corrected when more arrives late."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from feedback.metrics import Metric
+from learners.features import canonical_json
+from learners.records import MAX_ABS_REWARD, Interaction
+from learners.rewards import RewardFunction
+from storage import interactions, policies
+
+BATCH = 2_000
+MAX_READ = 100_000
+
+
+def join(
+    connection: sa.Connection,
+    policy_id: UUID,
+    watermark: int,
+    *,
+    now: datetime,
+    limit: int = MAX_READ,
+) -> list[Interaction]:
+    """Settle what is due, then give the interactions above the watermark, in order.
+
+    Each has its own position, for good: whoever keeps the last position that it has seen as the
+    next watermark sees each interaction exactly once.
+    """
+    while settle(connection, policy_id, now=now) == BATCH:
+        pass
+    end = policies.get_policy(connection, policy_id).log_position
+    return interactions.read(connection, policy_id, after=watermark, upto=end, limit=limit)
+
+
+def settle(connection: sa.Connection, policy_id: UUID, *, now: datetime, limit: int = BATCH) -> int:
+    """Join decisions whose wait is over; returns how many were taken off the queue.
+
+    Never earlier than the wait, even where all values are there: what answers fast would
+    otherwise be over-represented. What arrives later amends the interaction in its place.
+    """
+    newest = policies.newest_reward(connection, policy_id)
+    if newest is None:
+        return 0
+    version, spec = newest
+    reward = RewardFunction.from_json(spec)
+    policy = policies.get_policy(connection, policy_id)
+    ids = interactions.take_due(connection, policy_id, now, limit)
+    if not ids:
+        return 0
+    metrics = {
+        name: Metric.from_json(name, row)
+        for name, row in policies.list_metrics(connection, policy.project_id).items()
+        if name in reward.metrics
+    }
+    outcomes = interactions.outcome_values(connection, policy.project_id, ids)
+    said = interactions.feedback_values(connection, ids)
+    rows = []
+    for decision_id in ids:
+        values = combine(outcomes.get(decision_id, {}), said.get(decision_id, {}), metrics)
+        shown = canonical_json(values).decode()
+        rows.append((decision_id, bounded(reward.evaluate(values)), shown))
+    interactions.write(connection, policy_id, rows, reward_version=version, now=now)
+    return len(ids)
+
+
+def combine(
+    outcome: Mapping[str, float],
+    said: Mapping[str, Sequence[float]],
+    metrics: Mapping[str, Metric],
+) -> dict[str, float]:
+    """The outcome's values and one number for each metric that somebody spoke of."""
+    values = dict(outcome)
+    for name, numbers in said.items():
+        if name in metrics:
+            values[name] = metrics[name].aggregate(numbers)
+    return values
+
+
+def bounded(reward: float | None) -> float | None:
+    """A reward that a learner may eat; a huge one (a wrong unit, an attack) counts as none."""
+    if reward is None or not abs(reward) <= MAX_ABS_REWARD:
+        return None
+    return reward

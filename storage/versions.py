@@ -1,0 +1,277 @@
+"""Versions, aliases, bundles, verdicts and rounds: what has been learned, judged and served."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
+
+from storage.tables import aliases, bundles, policies, rounds, verdicts, versions
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredVersion:
+    """An immutable trained policy; only ``state`` ever changes.
+
+    ``data_from`` (exclusive) and ``data_to`` (inclusive) are positions of the policy's log;
+    ``digest`` is that of the scorer's tensors and form.
+    """
+
+    policy_id: UUID
+    number: int
+    state: str
+    learner: str
+    config: Json
+    seed: int
+    parent: int | None
+    data_from: int
+    data_to: int
+    data_digest: str
+    digest: str
+    scorer: Json
+    tensors: bytes
+    snapshot: bytes | None
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class StoredVerdict:
+    """What a gate said of a version, number by number."""
+
+    id: UUID
+    policy_id: UUID
+    version: int
+    gate: str
+    passed: bool
+    summary: str
+    numbers: Json
+    checks: list[Json]
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBundle:
+    """A signed bundle as published."""
+
+    policy_id: UUID
+    serial: int
+    version: int
+    digest: str
+    body: bytes
+    reason: str
+    issued_at: datetime
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRound:
+    """One pass of training and judging; ``look`` counts the judged rounds of the policy."""
+
+    policy_id: UUID
+    number: int
+    position: int
+    look: int
+    summary: Json
+    started_at: datetime
+    finished_at: datetime
+
+
+def lock_policy(connection: sa.Connection, policy_id: UUID) -> None:
+    """Let nobody else number this policy's versions or bundles until the commit."""
+    connection.execute(
+        sa.select(policies.c.id).where(policies.c.id == policy_id).with_for_update(key_share=True)
+    ).one()
+
+
+def add_version(connection: sa.Connection, version: StoredVersion) -> None:
+    """Store a new version."""
+    connection.execute(sa.insert(versions).values(**asdict(version)))
+
+
+def next_version(connection: sa.Connection, policy_id: UUID) -> int:
+    """The next free version number; hold :func:`lock_policy`."""
+    newest = sa.func.coalesce(sa.func.max(versions.c.number), 0) + 1
+    found: int = connection.scalars(
+        sa.select(newest).where(versions.c.policy_id == policy_id)
+    ).one()
+    return found
+
+
+def find_version(connection: sa.Connection, policy_id: UUID, number: int) -> StoredVersion | None:
+    """One version, with its tensors."""
+    row = (
+        connection.execute(
+            sa.select(versions).where(
+                versions.c.policy_id == policy_id, versions.c.number == number
+            )
+        )
+        .mappings()
+        .one_or_none()
+    )
+    return StoredVersion(**row) if row else None
+
+
+_LISTED = [column for column in versions.c if column.name not in {"tensors", "snapshot"}]
+
+
+def list_versions(
+    connection: sa.Connection, policy_id: UUID, *, limit: int = 50, before: int | None = None
+) -> list[Json]:
+    """Versions newest first, without their tensors."""
+    query = sa.select(*_LISTED).where(versions.c.policy_id == policy_id)
+    if before is not None:
+        query = query.where(versions.c.number < before)
+    query = query.order_by(versions.c.number.desc()).limit(limit)
+    return [dict(row) for row in connection.execute(query).mappings()]
+
+
+def set_state(
+    connection: sa.Connection, policy_id: UUID, numbers: Sequence[int], state: str
+) -> None:
+    """Move versions to another state of their life."""
+    connection.execute(
+        sa.update(versions)
+        .where(versions.c.policy_id == policy_id, versions.c.number.in_(numbers))
+        .values(state=state)
+    )
+
+
+def retire_candidates(connection: sa.Connection, policy_id: UUID, *, keep: int) -> None:
+    """Retire waiting candidates, and forget the oldest that never served beyond ``keep``."""
+    connection.execute(
+        sa.update(versions)
+        .where(versions.c.policy_id == policy_id, versions.c.state == "candidate")
+        .values(state="retired")
+    )
+    served = sa.select(bundles.c.version).where(bundles.c.policy_id == policy_id)
+    never_served = (
+        sa.select(versions.c.number)
+        .where(
+            versions.c.policy_id == policy_id,
+            versions.c.state == "retired",
+            versions.c.number.not_in(served),
+        )
+        .order_by(versions.c.number.desc())
+        .offset(keep)
+    )
+    connection.execute(
+        sa.delete(versions).where(
+            versions.c.policy_id == policy_id, versions.c.number.in_(never_served)
+        )
+    )
+
+
+def find_alias(connection: sa.Connection, policy_id: UUID, alias: str) -> tuple[int, int] | None:
+    """An alias: the version it names, and how often it has been moved."""
+    row = connection.execute(
+        sa.select(aliases.c.version, aliases.c.revision).where(
+            aliases.c.policy_id == policy_id, aliases.c.alias == alias
+        )
+    ).one_or_none()
+    return (row.version, row.revision) if row else None
+
+
+def put_alias(
+    connection: sa.Connection, policy_id: UUID, alias: str, version: int, now: datetime
+) -> int:
+    """Point an alias at a version; returns the alias's new revision."""
+    statement = insert(aliases).values(
+        policy_id=policy_id, alias=alias, version=version, revision=1, updated_at=now
+    )
+    revision: int = connection.scalars(
+        statement.on_conflict_do_update(
+            index_elements=["policy_id", "alias"],
+            set_={"version": version, "revision": aliases.c.revision + 1, "updated_at": now},
+        ).returning(aliases.c.revision)
+    ).one()
+    return revision
+
+
+def add_bundle(connection: sa.Connection, bundle: StoredBundle) -> None:
+    """Store a published bundle."""
+    connection.execute(sa.insert(bundles).values(**asdict(bundle)))
+
+
+def next_serial(connection: sa.Connection, policy_id: UUID) -> int:
+    """The next serial, always rising; hold :func:`lock_policy`."""
+    newest = sa.func.coalesce(sa.func.max(bundles.c.serial), 0) + 1
+    found: int = connection.scalars(sa.select(newest).where(bundles.c.policy_id == policy_id)).one()
+    return found
+
+
+def newest_bundle(connection: sa.Connection, policy_id: UUID) -> StoredBundle | None:
+    """The bundle that edges pull now."""
+    row = (
+        connection.execute(
+            sa.select(bundles)
+            .where(bundles.c.policy_id == policy_id)
+            .order_by(bundles.c.serial.desc())
+            .limit(1)
+        )
+        .mappings()
+        .one_or_none()
+    )
+    return StoredBundle(**row) if row else None
+
+
+def newest_serials(connection: sa.Connection) -> dict[UUID, tuple[int, str]]:
+    """Of every policy: the newest bundle's serial and digest."""
+    rows = connection.execute(
+        sa.select(bundles.c.policy_id, bundles.c.serial, bundles.c.digest)
+        .distinct(bundles.c.policy_id)
+        .order_by(bundles.c.policy_id, bundles.c.serial.desc())
+    )
+    return {row.policy_id: (row.serial, row.digest) for row in rows}
+
+
+def list_bundles(connection: sa.Connection, policy_id: UUID, *, limit: int = 50) -> list[Json]:
+    """What was published, newest first, without the bytes."""
+    columns = [column for column in bundles.c if column.name not in {"body", "policy_id"}]
+    query = (
+        sa.select(*columns)
+        .where(bundles.c.policy_id == policy_id)
+        .order_by(bundles.c.serial.desc())
+        .limit(limit)
+    )
+    return [dict(row) for row in connection.execute(query).mappings()]
+
+
+def add_verdict(connection: sa.Connection, verdict: StoredVerdict) -> None:
+    """Store a verdict."""
+    connection.execute(sa.insert(verdicts).values(**asdict(verdict)))
+
+
+def list_verdicts(
+    connection: sa.Connection, policy_id: UUID, *, version: int | None = None, limit: int = 50
+) -> list[StoredVerdict]:
+    """Verdicts newest first, of one version or of all."""
+    query = sa.select(verdicts).where(verdicts.c.policy_id == policy_id)
+    if version is not None:
+        query = query.where(verdicts.c.version == version)
+    query = query.order_by(verdicts.c.id.desc()).limit(limit)
+    return [StoredVerdict(**row) for row in connection.execute(query).mappings()]
+
+
+def add_round(connection: sa.Connection, done: StoredRound) -> None:
+    """Store a finished round."""
+    connection.execute(sa.insert(rounds).values(**asdict(done)))
+
+
+def newest_round(connection: sa.Connection, policy_id: UUID) -> StoredRound | None:
+    """The policy's last finished round."""
+    row = (
+        connection.execute(
+            sa.select(rounds)
+            .where(rounds.c.policy_id == policy_id)
+            .order_by(rounds.c.number.desc())
+            .limit(1)
+        )
+        .mappings()
+        .one_or_none()
+    )
+    return StoredRound(**row) if row else None
