@@ -1,1 +1,1 @@
-"""A simulated model pool: tables of real outcomes, a synthetic world, and a server that plays it."""
+"""A simulated model pool, the worlds that it plays, and the traffic that asks it."""

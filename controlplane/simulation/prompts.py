@@ -141,9 +141,7 @@ def with_key(text: str, key: str) -> str:
 def _own_words() -> dict[str, frozenset[str]]:
     """Per domain, the words that no other domain has."""
     every = {
-        domain: frozenset(
-            _WORD.findall(" ".join((*v.templates, *v.a, *v.b, *v.c)).lower())
-        )
+        domain: frozenset(_WORD.findall(" ".join((*v.templates, *v.a, *v.b, *v.c)).lower()))
         for domain, v in VOCABULARIES.items()
     }
     return {
