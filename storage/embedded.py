@@ -103,7 +103,7 @@ class Embedded:
 
 
 class DirectoryLock:
-    """At most one process runs a directory's services; the kernel frees the lock with the process."""
+    """At most one process runs a directory's services; the lock is gone when the process is."""
 
     def __init__(self, data_dir: Path) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -141,7 +141,7 @@ def default_data_dir(environ: Mapping[str, str]) -> Path:
         home = Path(environ.get("HOME") or "~").expanduser()
     except RuntimeError as error:
         raise EmbeddedError(
-            f"account {os.geteuid()} has no home directory: name a directory with POINTSMAN_DATA_DIR"
+            f"account {os.geteuid()} has no home directory: name one with POINTSMAN_DATA_DIR"
         ) from error
     return home / ".local" / "share" / "pointsman"
 

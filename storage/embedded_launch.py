@@ -23,14 +23,14 @@ def launch(arguments: list[str]) -> None:
         os.setgid(gid)
         os.setuid(uid)
     die_with_parent(parent, sent)
-    os.execv(program[0], program)
+    os.execv(program[0], program)  # noqa: S606 -- no shell is wanted
 
 
 def die_with_parent(parent: int, sent: int) -> None:
-    """Let the kernel send a signal when the parent is gone; set after the account, whose change clears it.
+    """Let the kernel send a signal when the parent, the *thread* that forked, is gone.
 
-    The parent is the *thread* that forked. On other systems than Linux an orphan is left for the
-    next start to end.
+    A change of account clears this, so it comes after. On other systems than Linux an orphan is
+    left for the next start to end.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, sent, 0, 0, 0)

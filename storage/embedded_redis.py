@@ -82,4 +82,5 @@ def redis_client_url(url: str) -> str:
     if parts.scheme != _CELERY_SCHEME:
         return url
     query = dict(pair.partition("=")[::2] for pair in parts.query.split("&") if pair)
-    return f"unix://{quote(unquote(parts.path))}?db={query.get('virtual_host', '0')}"
+    path = quote(unquote(parts.path))
+    return f"unix://{parts.netloc}{path}?db={query.get('virtual_host', '0')}"

@@ -12,14 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import psycopg
 import pytest
 import redis
 import sqlalchemy as sa
-from psycopg import sql
 
 from storage.embedded import Embedded, Services, redis_client_url
-from storage.engine import connect
+from storage.engine import connect, normalise
 from storage.migrate import migrate
 
 REDIS_DATABASES = 16
@@ -35,6 +33,13 @@ def services() -> Iterator[Services]:
 @pytest.fixture
 def short_path() -> Iterator[Path]:
     """Like ``tmp_path``, but short enough for a socket and, as root, open to Postgres's account."""
+    with short_dir() as path:
+        yield path
+
+
+@pytest.fixture(scope="module")
+def module_path() -> Iterator[Path]:
+    """Like ``short_path``, and the same for all tests of a module."""
     with short_dir() as path:
         yield path
 
@@ -142,24 +147,21 @@ def short_dir() -> Iterator[Path]:
 @contextmanager
 def fresh_database(url: str, *, template: bool = False) -> Iterator[str]:
     """A new database on the server of ``url``, copied from the database of ``url`` or empty."""
-    server = sa.make_url(url).set(drivername="postgresql")
+    server = sa.make_url(normalise(url))
     name = f"pointsman_test_{secrets.token_hex(6)}"
     source = server.database if template else "template0"
     maintenance = server.set(database="postgres") if template else server
-    create = sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(
-        sql.Identifier(name), sql.Identifier(source or "template0")
-    )
-    drop = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
-    with psycopg.connect(
-        maintenance.render_as_string(hide_password=False), autocommit=True
-    ) as admin:
-        admin.execute(create)
-        try:
-            yield server.set(drivername="postgresql+psycopg", database=name).render_as_string(
-                hide_password=False
-            )
-        finally:
-            admin.execute(drop)
+    admin = sa.create_engine(maintenance, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    execute(admin, f'CREATE DATABASE {name} TEMPLATE "{source}"')
+    try:
+        yield server.set(database=name).render_as_string(hide_password=False)
+    finally:
+        execute(admin, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+def execute(admin: sa.Engine, statement: str) -> None:
+    with admin.connect() as connection:
+        connection.execute(sa.text(statement))
 
 
 def with_redis_database(url: str, number: int) -> str:
