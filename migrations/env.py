@@ -6,11 +6,21 @@ import sqlalchemy as sa
 from alembic import context
 
 from storage.engine import normalise
+from storage.partitions import is_partition
 from storage.tables import metadata
 
 
+def _include(name: str | None, kind: str, _parents: object) -> bool:
+    return kind != "table" or not is_partition(name or "")
+
+
 def _run(connection: sa.Connection) -> None:
-    context.configure(connection=connection, target_metadata=metadata)
+    context.configure(
+        connection=connection,
+        target_metadata=metadata,
+        include_name=_include,
+        compare_server_default=True,
+    )
     with context.begin_transaction():
         context.run_migrations()
 
@@ -22,6 +32,6 @@ else:
     url = context.config.attributes.get("url") or os.environ.get("POINTSMAN_DATABASE_URL", "")
     if not url:
         raise SystemExit("Set POINTSMAN_DATABASE_URL to the database that is to be migrated.")
-    with sa.create_engine(normalise(url)).connect() as opened:
+    with sa.create_engine(normalise(url), poolclass=sa.NullPool).connect() as opened:
         _run(opened)
         opened.commit()

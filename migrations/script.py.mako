@@ -1,16 +1,17 @@
 """${message}."""
 
+import sqlalchemy as sa
 from alembic import op
-
-revision = "${up_revision}"
+${imports if imports else ""}
+revision = ${repr(up_revision)}
 down_revision = ${repr(down_revision)}
 
 
 def upgrade() -> None:
-    """${message}."""
+    """Add only: the release before this one still runs on the tables."""
     ${upgrades if upgrades else "pass"}
 
 
 def downgrade() -> None:
-    """Undo it."""
+    """For development; a live database goes forward only."""
     ${downgrades if downgrades else "pass"}

@@ -1,5 +1,6 @@
 """Monthly partitions of the event tables, by the time inside their UUIDv7 keys."""
 
+import re
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -8,6 +9,7 @@ import sqlalchemy as sa
 from storage.tables import PARTITIONED
 
 MONTHS_AHEAD = 3
+_PARTITION = re.compile(rf"({'|'.join(PARTITIONED)})_(default|\d{{6}})")
 
 
 def ensure_partitions(connection: sa.Connection, now: datetime) -> list[str]:
@@ -36,6 +38,11 @@ def ensure_partitions(connection: sa.Connection, now: datetime) -> list[str]:
             )
             created.append(name)
     return created
+
+
+def is_partition(table: str) -> bool:
+    """Whether a table is a partition of ours: the models name only what is partitioned."""
+    return _PARTITION.fullmatch(table) is not None
 
 
 def first_id(at: datetime) -> UUID:

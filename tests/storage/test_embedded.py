@@ -5,6 +5,7 @@ import signal
 import site
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -235,7 +236,10 @@ def test_leftovers_of_cut_off_starts_do_not_hinder(short_path: Path):
         assert query(services, "SELECT 1") == [(1,)]
 
 
-def test_a_long_path_with_odd_characters_works_for_every_client(short_path: Path):
+def test_a_long_path_with_odd_characters_works_for_every_client(
+    short_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(short_path))  # the sockets go there
     with Embedded(short_path / ("a b%20c&d" * 12)) as services:
         assert query(services, "SELECT 1") == [(1,)]
         assert len(str(sa.make_url(services.database_url).query["host"])) < 100
