@@ -1,0 +1,165 @@
+"""Train the candidates of a round, and weigh each against the champion on newer log. Pure."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controlplane.config import BASELINE, LearnerConfig, PolicyConfig
+from controlplane.gates import Evidence, level_of
+from learners import catalogue, ope
+from learners.contract import Spec
+from learners.errors import ContextError
+from learners.exploration import Exploration
+from learners.features import Schema, canonical_json
+from learners.interactions import Interactions, encode
+from learners.ope import Evaluation
+from learners.pool_change import with_arms
+from learners.records import Context, Interaction
+from learners.scorer import Scorer
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A freshly trained policy and what it was made from."""
+
+    learner: LearnerConfig
+    scorer: Scorer
+    snapshot: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Incumbent:
+    """The champion: its scorer, and the features that it reads."""
+
+    scorer: Scorer
+    schema: Schema
+
+
+def train(
+    rows: Sequence[Interaction], arms: tuple[str, ...], config: PolicyConfig, *, seed: int
+) -> list[Candidate]:
+    """Train every candidate from scratch on the same rows: the same rows give the same bytes."""
+    log = encode(rows, config.schema, arms)
+    return [_train(learner, log, config, seed) for learner in config.candidates]
+
+
+def _train(learner: LearnerConfig, log: Interactions, config: PolicyConfig, seed: int) -> Candidate:
+    module = catalogue.load(learner.name)
+    spec = Spec(config.schema, log.arms, learner.params, seed)
+    state = module.learn(module.init(spec), log)
+    scorer = module.freeze(state)
+    floor = max(config.floor, scorer.exploration.floor)
+    explored = replace(scorer, exploration=replace(scorer.exploration, floor=floor))
+    return Candidate(learner, explored, module.snapshot(state))
+
+
+def weigh(
+    rows: Sequence[Interaction],
+    candidates: Sequence[Candidate],
+    champion: Incumbent,
+    config: PolicyConfig,
+    *,
+    look: int,
+) -> list[Evidence | None]:
+    """The evidence for each candidate, on rows newer than anyone's training; None without rows."""
+    arms = candidates[0].scorer.arms
+    judge = Log.of(rows, arms, config.schema)
+    if len(judge.log) < ope.FOLDS:
+        return [None] * len(candidates)
+    predicted = ope.reward_model(judge.log)
+    baseline = next(c for c in candidates if c.learner.name == BASELINE)
+    fixed = replace(baseline.scorer, exploration=Exploration("greedy"))
+    reference = judge.evaluate(judge.log.x, fixed, predicted)
+    standing = judge.evaluate(
+        champion.schema.encode_all(judge.contexts), with_arms(champion.scorer, arms), predicted
+    )
+    level = level_of(config.gate, look, len(candidates))
+    found: list[Evidence | None] = []
+    for candidate in candidates:
+        own = judge.evaluate(judge.log.x, candidate.scorer, predicted)
+        against_fixed = None
+        if candidate.learner.name != BASELINE:
+            against_fixed = ope.difference(own, reference, level=level)
+        found.append(
+            Evidence(
+                judged=len(judge.log),
+                value=ope.estimate(own),
+                champion=ope.estimate(standing),
+                best_fixed=ope.estimate(reference),
+                over_champion=ope.difference(own, standing, level=level),
+                over_best_fixed=against_fixed,
+                look=look,
+                candidates=len(candidates),
+            )
+        )
+    return found
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Log:
+    """Judged rows over the arms in service, then those retired since.
+
+    A row that a retired arm served stays: no policy of today chooses that arm, so it has weight 0
+    and counts by its prediction alone. Dropping it would overstate every policy.
+    """
+
+    log: Interactions
+    contexts: list[Context]
+    in_service: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, rows: Sequence[Interaction], arms: tuple[str, ...], schema: Schema) -> "Log":
+        """Encode the rows that at least one arm in service was eligible for."""
+        usable = [row for row in rows if not set(row.eligible).isdisjoint(arms)]
+        retired = sorted({arm for row in usable for arm in row.eligible} - set(arms))
+        log = encode(usable, schema, (*arms, *retired))
+        mask = np.zeros(len(arms) + len(retired), dtype=np.bool_)
+        mask[: len(arms)] = True
+        return cls(log, [row.context for row in usable], mask)
+
+    def evaluate(
+        self, x: NDArray[np.float64], scorer: Scorer, predicted: NDArray[np.float64]
+    ) -> Evaluation:
+        """A policy's evaluation on these rows, by doubly robust estimation."""
+        eligible = (self.log.eligible & self.in_service)[:, self.in_service]
+        distribution = np.zeros(self.log.eligible.shape)
+        distribution[:, self.in_service] = scorer.distribution(x, eligible)
+        return ope.evaluate(self.log, distribution, "dr", predicted=predicted)
+
+
+def fitting(
+    rows: Sequence[Interaction], schemas: Sequence[Schema]
+) -> tuple[list[Interaction], int]:
+    """The rows whose context all schemas can take, and how many were left out."""
+    kept = []
+    for row in rows:
+        try:
+            for schema in schemas:
+                schema.encode(row.context)
+        except ContextError:
+            continue
+        kept.append(row)
+    return kept, len(rows) - len(kept)
+
+
+def digest_of(rows: Sequence[Interaction]) -> str:
+    """SHA-256 over what a learner reads of the rows: the same digest, the same training."""
+    sha = hashlib.sha256()
+    for row in rows:
+        sha.update(
+            canonical_json(
+                [
+                    row.decision_id,
+                    dict(row.context),
+                    list(row.eligible),
+                    row.action,
+                    row.propensity,
+                    row.reward,
+                    row.weight,
+                ]
+            )
+        )
+    return sha.hexdigest()

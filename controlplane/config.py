@@ -1,0 +1,150 @@
+"""A policy's configuration: which learners, how much exploration, how strict the gate."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from controlplane.errors import InvalidError
+from kernels.signals import SIGNAL_SCHEMA
+from learners import catalogue
+from learners.errors import LearnersError
+from learners.features import Schema
+
+BASELINE = "best_fixed"
+"""Always among the candidates: what cannot beat it is not released."""
+
+MAX_LEARNERS = 8
+_STRICT = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True)
+class LearnerConfig:
+    """A learner of the catalogue with its parameters."""
+
+    __pydantic_config__ = _STRICT
+
+    name: str
+    params: Mapping[str, float | int | str | bool] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class GateConfig:
+    """What a candidate must show.
+
+    Attributes:
+        min_interactions: rewarded interactions before the first round.
+        growth: the log's growth from one round to the next, as a factor.
+        share: part of the log, the newest, that judges; the older part trains.
+        min_judged: judged interactions that a verdict needs.
+        min_effective_n: floor of the effective sample size of the importance weights.
+        margin: how much better than the champion and the best fixed arm, in units of reward.
+        alpha: chance of releasing a version that is no better, over all looks at one champion.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    min_interactions: int = 400
+    growth: float = 1.5
+    share: float = 0.5
+    min_judged: int = 200
+    min_effective_n: float = 100.0
+    margin: float = 0.0
+    alpha: float = 0.05
+
+    def __post_init__(self) -> None:
+        """Refuse what would judge on nothing, or never again."""
+        bounds = {
+            "min_interactions": 10 <= self.min_interactions <= 10_000_000,
+            "growth": 1.01 <= self.growth <= 10,
+            "share": 0.1 <= self.share <= 0.9,
+            "min_judged": self.min_judged >= 2,
+            "min_effective_n": self.min_effective_n >= 1,
+            "margin": math.isfinite(self.margin),
+            "alpha": 0 < self.alpha <= 0.5,
+        }
+        for name, good in bounds.items():
+            if not good:
+                raise ValueError(f"gate.{name} is {getattr(self, name)}: out of range")
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """How a policy learns.
+
+    Attributes:
+        features: rows of a feature schema; by default the signals that the edge reads of a text.
+        learners: candidates of each round, beside the best fixed arm.
+        floor: share of the traffic that explores evenly, whatever the learner says.
+        fallback_arm: serves when a bundle has expired; by default the best on average.
+        auto_promote: whether a passed verdict publishes; otherwise it waits for a person.
+        max_interactions: the newest part of the log that a round reads.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    features: tuple[Mapping[str, Any], ...] = tuple(SIGNAL_SCHEMA)
+    learners: tuple[LearnerConfig, ...] = (LearnerConfig("linucb"), LearnerConfig("vw"))
+    floor: float = 0.05
+    fallback_arm: str | None = None
+    auto_promote: bool = False
+    max_interactions: int = 100_000
+    seed: int = 0
+    gate: GateConfig = field(default_factory=GateConfig)
+
+    def __post_init__(self) -> None:
+        """Refuse unknown learners, features that cannot be encoded, and no exploration at all."""
+        if not 0.001 <= self.floor <= 1:
+            raise ValueError(
+                f"floor is {self.floor}: give 0.001 to 1; without exploration no later policy "
+                "could be judged"
+            )
+        if not 1 <= len(self.learners) <= MAX_LEARNERS:
+            raise ValueError(f"{len(self.learners)} learners: give 1 to {MAX_LEARNERS}")
+        if not 100 <= self.max_interactions <= 1_000_000:
+            raise ValueError(f"max_interactions is {self.max_interactions}: give 100 to 1,000,000")
+        names = [learner.name for learner in self.learners]
+        unknown = [name for name in names if name not in catalogue.NAMES]
+        if unknown or len(set(names)) != len(names):
+            raise ValueError(f"learners {names}: give each once, of {list(catalogue.NAMES)}")
+        _ = self.schema
+
+    @cached_property
+    def schema(self) -> Schema:
+        """The feature schema that the rows declare."""
+        return Schema.from_json(self.features)
+
+    @property
+    def candidates(self) -> tuple[LearnerConfig, ...]:
+        """What a round trains: the learners, and always the baseline."""
+        if BASELINE in [learner.name for learner in self.learners]:
+            return self.learners
+        return (*self.learners, LearnerConfig(BASELINE))
+
+
+_ADAPTER = TypeAdapter(PolicyConfig)
+
+
+def as_json(config: PolicyConfig) -> dict[str, Any]:
+    """Plain form for a table or an API answer."""
+    plain: dict[str, Any] = _ADAPTER.dump_python(config, mode="json")
+    return plain
+
+
+def from_json(row: Mapping[str, Any]) -> PolicyConfig:
+    """The configuration that a person or :func:`as_json` wrote.
+
+    Raises:
+        InvalidError: Naming the first field at fault.
+    """
+    try:
+        return _ADAPTER.validate_python(dict(row))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "config"
+        raise InvalidError(place, f"{place}: {first['msg']}") from error
+    except LearnersError as error:
+        raise InvalidError("features", f"features: {error}") from error

@@ -1,0 +1,241 @@
+"""Publish: seal a version for the arms as they are now, sign it, store it, announce it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from uuid import UUID
+
+import numpy as np
+import sqlalchemy as sa
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from controlplane import scorers
+from controlplane.config import PolicyConfig, from_json
+from controlplane.errors import InvalidError, NotFoundError, StaleError
+from learners.bundle import Bundle, Golden, arm_from_json, seal
+from learners.features import Feature, Schema
+from learners.pool_change import with_arms
+from learners.records import Arm, Context, ContextValue
+from learners.scorer import Scorer
+from storage import policies, versions
+from storage.versions import StoredBundle, StoredVersion
+
+CHAMPION = "champion"
+GOLDEN_VECTORS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Publisher:
+    """What publishing needs beside the database."""
+
+    keys: tuple[Ed25519PrivateKey, ...]
+    ttl: timedelta
+
+
+def publish(
+    connection: sa.Connection,
+    publisher: Publisher,
+    policy_id: UUID,
+    number: int,
+    *,
+    reason: str,
+    now: datetime,
+) -> StoredBundle:
+    """Make a version the champion, under the next serial.
+
+    Raises:
+        NotFoundError: There is no such version.
+        InvalidError: The pool has no arm.
+    """
+    versions.lock_policy(connection, policy_id)
+    version = versions.find_version(connection, policy_id, number)
+    if version is None:
+        raise NotFoundError(f"version {number} does not exist")
+    before = versions.find_alias(connection, policy_id, CHAMPION)
+    bundle = _store(connection, publisher, version, reason, now)
+    if before is None or before[0] != number:
+        if before is not None:
+            versions.set_state(connection, policy_id, [before[0]], "retired")
+        versions.set_state(connection, policy_id, [number], CHAMPION)
+        versions.put_alias(connection, policy_id, CHAMPION, number, now)
+    return bundle
+
+
+def promote(
+    connection: sa.Connection,
+    publisher: Publisher,
+    policy_id: UUID,
+    number: int,
+    *,
+    revision: int,
+    reason: str,
+    now: datetime,
+) -> StoredBundle:
+    """Publish, if the champion has not been moved since the alias's ``revision`` was read.
+
+    Raises:
+        StaleError: It has.
+    """
+    versions.lock_policy(connection, policy_id)
+    standing = versions.find_alias(connection, policy_id, CHAMPION)
+    if standing is not None and standing[1] != revision:
+        raise StaleError(
+            f"the champion was moved meanwhile: its revision is {standing[1]}, not {revision}; "
+            "read it again"
+        )
+    return publish(connection, publisher, policy_id, number, reason=reason, now=now)
+
+
+def republish(
+    connection: sa.Connection, publisher: Publisher, policy_id: UUID, *, reason: str, now: datetime
+) -> StoredBundle | None:
+    """Seal the champion anew: the arms have changed, or the bundle is getting old."""
+    champion = versions.find_alias(connection, policy_id, CHAMPION)
+    if champion is None:
+        return None
+    return publish(connection, publisher, policy_id, champion[0], reason=reason, now=now)
+
+
+def rollback(
+    connection: sa.Connection, publisher: Publisher, policy_id: UUID, *, now: datetime
+) -> StoredBundle:
+    """Publish the version that served before the champion, under a new, higher serial.
+
+    Raises:
+        NotFoundError: No other version has served.
+    """
+    versions.lock_policy(connection, policy_id)
+    champion = versions.find_alias(connection, policy_id, CHAMPION)
+    current = champion[0] if champion else 0
+    earlier = predecessor(versions.service_history(connection, policy_id))
+    if earlier is None:
+        raise NotFoundError("no other version has served: there is nothing to roll back to")
+    reason = f"rollback from version {current}"
+    return publish(connection, publisher, policy_id, earlier, reason=reason, now=now)
+
+
+def predecessor(history: Sequence[int]) -> int | None:
+    """Whom the last version of a history displaced.
+
+    A version that serves again drops all that came after it, so rollbacks in a row walk further
+    back, and a version that was rolled back from is never rolled back to.
+    """
+    line: list[int] = []
+    for version in history:
+        if version in line:
+            del line[line.index(version) + 1 :]
+        else:
+            line.append(version)
+    return line[-2] if len(line) > 1 else None
+
+
+def _store(
+    connection: sa.Connection,
+    publisher: Publisher,
+    version: StoredVersion,
+    reason: str,
+    now: datetime,
+) -> StoredBundle:
+    policy = policies.get_policy(connection, version.policy_id)
+    arms = [arm_from_json(row) for row in policies.list_arms(connection, policy.pool_id)]
+    if not arms:
+        raise InvalidError("pool", f"pool {policy.pool!r} has no arm: add one, then publish")
+    bundle = assemble(
+        version,
+        arms,
+        from_json(policy.config),
+        policy=policy.name,
+        wait_s=policy.wait_s,
+        serial=versions.next_serial(connection, version.policy_id),
+        issued_at=now,
+        expires_at=now + publisher.ttl,
+    )
+    stored = StoredBundle(
+        policy_id=version.policy_id,
+        serial=bundle.serial,
+        version=version.number,
+        digest=bundle.digest,
+        body=seal(bundle, publisher.keys),
+        reason=reason,
+        issued_at=bundle.issued_at,
+        expires_at=bundle.expires_at,
+    )
+    versions.add_bundle(connection, stored)
+    return stored
+
+
+def assemble(
+    version: StoredVersion,
+    arms: Sequence[Arm],
+    config: PolicyConfig,
+    *,
+    policy: str,
+    wait_s: float,
+    serial: int,
+    issued_at: datetime,
+    expires_at: datetime,
+) -> Bundle:
+    """The bundle of a version for these arms, with golden vectors; not signed yet."""
+    scorer = with_arms(scorers.load(version), [arm.name for arm in arms])
+    schema = scorers.schema_of(version)
+    bundle = Bundle(
+        policy=policy,
+        version=version.number,
+        serial=serial,
+        issued_at=issued_at,
+        expires_at=expires_at,
+        arms=tuple(arms),
+        schema=schema,
+        scorer=scorer,
+        fallback_arm=_fallback(scorer, schema, arms, config.fallback_arm),
+        learner=version.learner,
+        wait_s=wait_s,
+    )
+    golden = tuple(
+        _golden(bundle, context, number)
+        for number, context in enumerate(_contexts(schema, GOLDEN_VECTORS))
+    )
+    return replace(bundle, golden=golden)
+
+
+def _golden(bundle: Bundle, context: Context, number: int) -> Golden:
+    """Every other vector leaves one arm out, so that eligibility is tested too."""
+    names = [arm.name for arm in bundle.arms]
+    if number % 2 and len(names) > 1:
+        del names[number % len(names)]
+    found = bundle.distribution(context, names)
+    return Golden(context, tuple(names), tuple(float(p) for p in found))
+
+
+def _contexts(schema: Schema, count: int) -> list[Context]:
+    """Contexts that a schema's own numbers decide: the same for every publication."""
+    random = np.random.default_rng(0)
+    return [
+        {feature.name: _value(feature, random, number) for feature in schema.features}
+        for number in range(count)
+    ]
+
+
+def _value(feature: Feature, random: np.random.Generator, number: int) -> ContextValue:
+    match feature.kind:
+        case "category":
+            return feature.values[number % len(feature.values)] if feature.values else "none"
+        case "flag":
+            return number % 3 == 0
+        case "vector":
+            vector = random.normal(size=feature.size)
+            return [float(v) for v in vector / np.linalg.norm(vector)]
+        case _:
+            return float(feature.mean + feature.scale * random.normal())
+
+
+def _fallback(scorer: Scorer, schema: Schema, arms: Sequence[Arm], wanted: str | None) -> str:
+    """The configured arm; else the best on average, the cheapest first where scores tie."""
+    names = [arm.name for arm in arms]
+    if wanted in names:
+        return str(wanted)
+    x = schema.encode_all(_contexts(schema, 64))
+    mean = (x @ scorer.weights.T).mean(axis=0)
+    price = [arm.card.usd_per_mtok_in + arm.card.usd_per_mtok_out for arm in arms]
+    best = min(range(len(names)), key=lambda i: (-round(float(mean[i]), 9), price[i], names[i]))
+    return names[best]

@@ -1,0 +1,269 @@
+"""Projects' pools, arms, metrics, rewards and policies: what exists, and how it is declared."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from controlplane import config as policy_config
+from controlplane import publishing, scorers
+from controlplane.config import PolicyConfig
+from controlplane.errors import InvalidError, NotFoundError
+from controlplane.publishing import Publisher
+from feedback.metrics import MAX_WAIT_S, OUTCOMES, Metric
+from learners.bundle import arm_as_json
+from learners.errors import RewardError
+from learners.exploration import Exploration
+from learners.ids import ENTROPY_BYTES, uuid7
+from learners.records import Arm
+from learners.rewards import RewardFunction, Term, parse
+from learners.scorer import constant
+from storage import policies, versions
+from storage.policies import StoredPolicy
+from storage.versions import StoredVersion
+
+MAX_ARMS = 1_000
+MAX_METRICS = 200
+MAX_POLICIES = 200
+UNIFORM = "uniform"
+
+
+@dataclass(frozen=True, slots=True)
+class RewardBody:
+    """A reward as declared: an expression, or terms."""
+
+    expression: str | None = None
+    terms: Sequence[Term] = ()
+    offset: float = 0.0
+    wait_s: float | None = None
+
+
+def put_arm(
+    connection: sa.Connection,
+    publisher: Publisher,
+    project_id: UUID,
+    pool: str,
+    arm: Arm,
+    *,
+    now: datetime,
+) -> None:
+    """Add or change an arm; every policy of the pool is published anew for it.
+
+    Raises:
+        InvalidError: The pool is full.
+    """
+    pool_id = policies.ensure_pool(connection, project_id, _new_id(now), pool, now)
+    standing = {row["name"] for row in policies.list_arms(connection, pool_id)}
+    if arm.name not in standing and len(standing) >= MAX_ARMS:
+        raise InvalidError("name", f"pool {pool!r} has {MAX_ARMS} arms: retire one first")
+    policies.put_arm(connection, pool_id, arm.name, arm_as_json(arm), now)
+    _republish(connection, publisher, pool_id, f"arm {arm.name} put", now)
+
+
+def retire_arm(
+    connection: sa.Connection,
+    publisher: Publisher,
+    project_id: UUID,
+    pool: str,
+    arm: str,
+    *,
+    now: datetime,
+) -> None:
+    """Take an arm out of service; what it earned stays in the log.
+
+    Raises:
+        NotFoundError: There is no such pool, or no such arm in service.
+        InvalidError: It is the last arm of a pool that a policy chooses from.
+    """
+    pool_id = _pool(connection, project_id, pool)
+    if not policies.retire_arm(connection, pool_id, arm, now):
+        raise NotFoundError(f"pool {pool!r} has no arm {arm!r} in service")
+    if not policies.list_arms(connection, pool_id) and policies.policies_of_pool(
+        connection, pool_id
+    ):
+        raise InvalidError("arm", f"{arm!r} is the last arm of pool {pool!r}: add another first")
+    _republish(connection, publisher, pool_id, f"arm {arm} retired", now)
+
+
+def list_arms(connection: sa.Connection, project_id: UUID, pool: str) -> list[dict[str, Any]]:
+    """The arms in service.
+
+    Raises:
+        NotFoundError: There is no such pool.
+    """
+    return policies.list_arms(connection, _pool(connection, project_id, pool))
+
+
+def put_metric(
+    connection: sa.Connection, project_id: UUID, metric: Metric, *, now: datetime
+) -> None:
+    """Declare a metric, or change it.
+
+    Raises:
+        InvalidError: The project has too many metrics.
+    """
+    standing = policies.list_metrics(connection, project_id)
+    if metric.name not in standing and len(standing) >= MAX_METRICS:
+        raise InvalidError("name", f"the project has {MAX_METRICS} metrics: that is the limit")
+    policies.put_metric(connection, project_id, metric.name, metric.as_json(), now)
+
+
+def put_reward(
+    connection: sa.Connection, policy: StoredPolicy, body: RewardBody, *, now: datetime
+) -> int:
+    """Store the next version of a policy's reward; its log is joined anew with it.
+
+    Metrics' defaults and waits are written into the version, so that it means the same for ever.
+
+    Raises:
+        InvalidError: It does not parse, or names a metric that is not declared.
+    """
+    metrics = {
+        name: Metric.from_json(name, row)
+        for name, row in policies.list_metrics(connection, policy.project_id).items()
+    }
+    reward = _settled(_reward(body), metrics)
+    said = [metrics[name] for name in reward.metrics if name in metrics]
+    wait_s = body.wait_s if body.wait_s is not None else max([m.wait_s for m in said], default=0.0)
+    if not 0 <= wait_s <= MAX_WAIT_S:
+        raise InvalidError("wait_s", f"wait_s {wait_s}: give 0 to {MAX_WAIT_S:.0f} seconds")
+    spec = {**reward.as_json(), "wait_s": wait_s, "expression": body.expression}
+    return policies.add_reward(connection, policy.id, spec, wait_s, now)
+
+
+def put_policy(
+    connection: sa.Connection,
+    publisher: Publisher,
+    project_id: UUID,
+    *,
+    name: str,
+    pool: str,
+    config: PolicyConfig,
+    now: datetime,
+) -> StoredPolicy:
+    """Create a policy, which then explores evenly as version 1; or change one.
+
+    Raises:
+        NotFoundError: There is no such pool.
+        InvalidError: The pool has no arm, or the project too many policies.
+    """
+    pool_id = _pool(connection, project_id, pool)
+    arms = [row["name"] for row in policies.list_arms(connection, pool_id)]
+    if not arms:
+        raise InvalidError(
+            "pool", f"pool {pool!r} has no arm: PUT /v1/pools/{pool}/arms/<arm> first"
+        )
+    if config.fallback_arm is not None and config.fallback_arm not in arms:
+        raise InvalidError(
+            "fallback_arm", f"fallback_arm {config.fallback_arm!r} is none of {arms}"
+        )
+    standing = policies.find_policy(connection, project_id, name)
+    if standing is None and len(policies.list_policies(connection, project_id)) >= MAX_POLICIES:
+        raise InvalidError("name", f"the project has {MAX_POLICIES} policies: that is the limit")
+    policies.put_policy(
+        connection,
+        policy_id=standing.id if standing else _new_id(now),
+        project_id=project_id,
+        pool_id=pool_id,
+        name=name,
+        config=policy_config.as_json(config),
+        now=now,
+    )
+    found = find_policy(connection, project_id, name)
+    if standing is None:
+        versions.add_version(connection, explorer(found, arms, config, now))
+        publishing.publish(
+            connection, publisher, found.id, 1, reason="created: explores evenly", now=now
+        )
+    elif (standing.pool_id, standing.config.get("fallback_arm")) != (pool_id, config.fallback_arm):
+        publishing.republish(connection, publisher, found.id, reason="policy changed", now=now)
+    return found
+
+
+def find_policy(connection: sa.Connection, project_id: UUID, name: str) -> StoredPolicy:
+    """The project's policy of that name.
+
+    Raises:
+        NotFoundError: There is none.
+    """
+    found = policies.find_policy(connection, project_id, name)
+    if found is None:
+        raise NotFoundError(f"policy {name!r} does not exist: PUT /v1/policies/{name} creates it")
+    return found
+
+
+def explorer(
+    policy: StoredPolicy, arms: Sequence[str], config: PolicyConfig, now: datetime
+) -> StoredVersion:
+    """Version 1: every arm alike, which makes the best log to learn from."""
+    even = constant(
+        dict.fromkeys(arms, 0.0), config.schema.dimension, Exploration("uniform", floor=1.0)
+    )
+    form, tensors, digest = scorers.dump(even)
+    return StoredVersion(
+        policy_id=policy.id,
+        number=1,
+        state="candidate",
+        learner=UNIFORM,
+        config={"features": config.schema.as_json(), "params": {}},
+        seed=config.seed,
+        parent=None,
+        data_from=0,
+        data_to=0,
+        data_digest="",
+        digest=digest,
+        scorer=form,
+        tensors=tensors,
+        snapshot=None,
+        created_at=now,
+    )
+
+
+def _pool(connection: sa.Connection, project_id: UUID, pool: str) -> UUID:
+    found = policies.find_pool(connection, project_id, pool)
+    if found is None:
+        raise NotFoundError(
+            f"pool {pool!r} does not exist: PUT /v1/pools/{pool}/arms/<arm> creates it"
+        )
+    return found
+
+
+def _republish(
+    connection: sa.Connection, publisher: Publisher, pool_id: UUID, reason: str, now: datetime
+) -> None:
+    for policy_id in policies.policies_of_pool(connection, pool_id):
+        publishing.republish(connection, publisher, policy_id, reason=reason, now=now)
+
+
+def _reward(body: RewardBody) -> RewardFunction:
+    if (body.expression is None) == (not body.terms):
+        raise InvalidError("expression", "give either an expression or terms")
+    try:
+        if body.expression is not None:
+            return parse(body.expression)
+        return RewardFunction(tuple(body.terms), body.offset)
+    except RewardError as error:
+        raise InvalidError("expression" if body.expression else "terms", str(error)) from error
+
+
+def _settled(reward: RewardFunction, metrics: Mapping[str, Metric]) -> RewardFunction:
+    terms = []
+    for term in reward.terms:
+        if term.metric not in metrics and term.metric not in OUTCOMES:
+            raise InvalidError(
+                "terms",
+                f"metric {term.metric!r} is not declared: PUT /v1/metrics/{term.metric}, or use "
+                f"one of {sorted({*metrics, *OUTCOMES})}",
+            )
+        metric = metrics.get(term.metric)
+        default = term.default if term.default is not None or metric is None else metric.default
+        terms.append(replace(term, default=default))
+    return RewardFunction(tuple(terms), reward.offset)
+
+
+def _new_id(now: datetime) -> UUID:
+    return uuid7(now, os.urandom(ENTROPY_BYTES))

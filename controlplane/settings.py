@@ -1,0 +1,32 @@
+"""What a control-plane process reads from its environment, once, at its entry point."""
+
+import os
+from functools import cached_property
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from storage.embedded import default_data_dir
+
+
+class Settings(BaseSettings):
+    """Environment variables ``POINTSMAN_…``; without URLs the embedded services are used."""
+
+    model_config = SettingsConfigDict(env_prefix="POINTSMAN_", frozen=True, extra="ignore")
+
+    database_url: SecretStr | None = None
+    redis_url: SecretStr | None = None
+    data_dir: Path | None = None
+    host: str = "127.0.0.1"
+    port: int = Field(default=8080, ge=0, le=65535)
+    database_connections: int = Field(default=10, ge=1, le=1_000)
+    signing_keys: SecretStr | None = None
+    """Base64 of 32-byte Ed25519 seeds, comma separated; else a key file in the data directory."""
+    bundle_ttl_s: float = Field(default=7 * 86_400.0, ge=60)
+    log_level: str = "info"
+
+    @cached_property
+    def data(self) -> Path:
+        """Where this installation keeps its files."""
+        return (self.data_dir or default_data_dir(os.environ)).expanduser().absolute()
