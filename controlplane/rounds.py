@@ -68,12 +68,6 @@ def due_position(config: PolicyConfig, last: StoredRound | None) -> int:
     return max(config.gate.min_interactions, grown)
 
 
-def is_due(connection: sa.Connection, policy: StoredPolicy) -> bool:
-    """Whether the policy's log has grown enough for another round."""
-    last = versions.newest_round(connection, policy.id)
-    return policy.log_position >= due_position(from_json(policy.config), last)
-
-
 def run_round(
     engine: sa.Engine, publisher: Publisher, policy_id: UUID, *, started_at: datetime
 ) -> StoredRound | None:

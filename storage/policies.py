@@ -142,6 +142,12 @@ def list_policies(
     return [StoredPolicy(**row) for row in connection.execute(query).mappings()]
 
 
+def all_policies(connection: sa.Connection, *, limit: int = 10_000) -> list[StoredPolicy]:
+    """The policies of all projects, oldest first."""
+    query = _POLICIES.order_by(policies.c.id).limit(limit)
+    return [StoredPolicy(**row) for row in connection.execute(query).mappings()]
+
+
 def policies_of_pool(connection: sa.Connection, pool_id: UUID) -> list[UUID]:
     """The policies that choose from a pool."""
     query = sa.select(policies.c.id).where(policies.c.pool_id == pool_id).order_by(policies.c.id)

@@ -229,6 +229,31 @@ def newest_serials(connection: sa.Connection) -> dict[UUID, tuple[int, str]]:
     return {row.policy_id: (row.serial, row.digest) for row in rows}
 
 
+def service_history(
+    connection: sa.Connection, policy_id: UUID, *, limit: int = 10_000
+) -> list[int]:
+    """The versions in the order in which they were published, by serial, oldest first."""
+    newest = (
+        sa.select(bundles.c.version)
+        .where(bundles.c.policy_id == policy_id)
+        .order_by(bundles.c.serial.desc())
+        .limit(limit)
+    )
+    return list(connection.scalars(newest))[::-1]
+
+
+def past_half_life(connection: sa.Connection, now: datetime) -> list[UUID]:
+    """Policies whose newest bundle has lived more than half of its time."""
+    newest = (
+        sa.select(bundles.c.policy_id, bundles.c.issued_at, bundles.c.expires_at)
+        .distinct(bundles.c.policy_id)
+        .order_by(bundles.c.policy_id, bundles.c.serial.desc())
+        .subquery()
+    )
+    half = newest.c.issued_at + (newest.c.expires_at - newest.c.issued_at) / 2
+    return list(connection.scalars(sa.select(newest.c.policy_id).where(half <= now)))
+
+
 def list_bundles(connection: sa.Connection, policy_id: UUID, *, limit: int = 50) -> list[Json]:
     """What was published, newest first, without the bytes."""
     columns = [column for column in bundles.c if column.name not in {"body", "policy_id"}]
@@ -275,3 +300,13 @@ def newest_round(connection: sa.Connection, policy_id: UUID) -> StoredRound | No
         .one_or_none()
     )
     return StoredRound(**row) if row else None
+
+
+def newest_rounds(connection: sa.Connection) -> dict[UUID, StoredRound]:
+    """Of every policy: its last finished round."""
+    query = (
+        sa.select(rounds)
+        .distinct(rounds.c.policy_id)
+        .order_by(rounds.c.policy_id, rounds.c.number.desc())
+    )
+    return {row["policy_id"]: StoredRound(**row) for row in connection.execute(query).mappings()}

@@ -1,0 +1,72 @@
+"""What there is to do, as it stands in Postgres, and how each kind of it is done."""
+
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from controlplane import config, publishing, rounds
+from controlplane.publishing import Publisher
+from feedback import join
+from storage import events, interactions, policies, versions, work
+from storage.partitions import ensure_partitions
+from storage.work import Due
+
+JOIN, ROUND, REFRESH = "join", "round", "refresh"
+KEY_LIFE = timedelta(days=2)
+"""How long an idempotency key is remembered."""
+
+
+def find(connection: sa.Connection, now: datetime) -> list[Due]:
+    """Note what has become due, and return all that is due and nobody is at work on."""
+    for policy_id in interactions.due_policies(connection, now):
+        work.notice(connection, policy_id, JOIN, now)
+    for policy_id in _grown(connection):
+        work.notice(connection, policy_id, ROUND, now)
+    for policy_id in versions.past_half_life(connection, now):
+        work.notice(connection, policy_id, REFRESH, now)
+    return work.find_due(connection, now)
+
+
+def perform(engine: sa.Engine, publisher: Publisher, due: Due) -> None:
+    """Do one piece of work; hold its lease meanwhile."""
+    now = datetime.now(UTC)
+    if due.kind == JOIN:
+        settle(engine, due.policy_id, now)
+    elif due.kind == ROUND:
+        rounds.run_round(engine, publisher, due.policy_id, started_at=now)
+    elif due.kind == REFRESH:
+        with engine.begin() as connection:
+            publishing.republish(
+                connection, publisher, due.policy_id, reason="renewed before it expires", now=now
+            )
+    else:
+        raise ValueError(f"no work of kind {due.kind!r}")
+
+
+def settle(engine: sa.Engine, policy_id: UUID, now: datetime) -> int:
+    """Join all that is due, one transaction a batch; returns how many decisions."""
+    total = 0
+    while True:
+        with engine.begin() as connection:
+            taken = join.settle(connection, policy_id, now=now)
+        total += taken
+        if taken < join.BATCH:
+            return total
+
+
+def tidy(connection: sa.Connection, now: datetime) -> None:
+    """Make the coming months' partitions, and forget old idempotency keys."""
+    ensure_partitions(connection, now)
+    events.forget_keys(connection, now - KEY_LIFE)
+
+
+def _grown(connection: sa.Connection) -> list[UUID]:
+    """Policies whose log has grown enough for another round."""
+    last = versions.newest_rounds(connection)
+    return [
+        policy.id
+        for policy in policies.all_policies(connection)
+        if policy.log_position
+        >= rounds.due_position(config.from_json(policy.config), last.get(policy.id))
+    ]
