@@ -20,6 +20,8 @@ class Settings(BaseSettings):
     data_dir: Path | None = None
     host: str = "127.0.0.1"
     port: int = Field(default=8080, ge=0, le=65535)
+    edge_port: int = Field(default=8081, ge=0, le=65535)
+    """Of the edge that `pointsman up` starts."""
     database_connections: int = Field(default=10, ge=1, le=1_000)
     signing_keys: SecretStr | None = None
     """Base64 of 32-byte Ed25519 seeds, comma separated; else a key file in the data directory."""

@@ -105,11 +105,8 @@ def spawn(command: Command, log_fd: int) -> subprocess.Popen[bytes]:
 
     It is signalled when the calling *thread* is gone.
     """
-    account = command.account
-    uid, gid = (account.uid, account.gid) if account else (-1, -1)
-    numbers = (os.getpid(), int(command.signals[0][0]), uid, gid)
     return subprocess.Popen(
-        (*_LAUNCH, *map(str, numbers), *command.args),
+        (*dying_with_this(command.signals[0][0], command.account), *command.args),
         cwd=command.cwd,
         env=environment(),
         stdin=subprocess.DEVNULL,
@@ -117,6 +114,12 @@ def spawn(command: Command, log_fd: int) -> subprocess.Popen[bytes]:
         stderr=log_fd,
         start_new_session=True,
     )
+
+
+def dying_with_this(sent: signal.Signals, account: Account | None = None) -> tuple[str, ...]:
+    """What to put before a command so that it gets a signal when this thread is gone."""
+    uid, gid = (account.uid, account.gid) if account else (-1, -1)
+    return (*_LAUNCH, *map(str, (os.getpid(), int(sent), uid, gid)))
 
 
 def environment() -> dict[str, str]:

@@ -1,0 +1,58 @@
+"""The ``pointsman`` command: each subcommand is a module's own ``main``, loaded when asked for."""
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+COMMANDS = {
+    "up": ("controlplane.up", "start everything on this machine, embedded where no URL is given"),
+    "demo": ("controlplane.simulation.demo", "up, a simulated pool and traffic: watch it learn"),
+    "replay": ("controlplane.replay", "the loop offline and fast, on a full-information table"),
+    "pool": ("controlplane.simulation.pool", "a simulated model pool that speaks OpenAI's API"),
+    "api": ("controlplane.api.app", "the control plane's API and dashboard"),
+    "keys": ("controlplane.keys_cli", "create, list and revoke API keys"),
+    "migrate": ("controlplane.migrate_cli", "bring the database to the newest schema"),
+    "worker": ("workers.cli", "join, learn, judge and publish"),
+    "beat": ("workers.cli", "the schedule: exactly one"),
+}
+_OTHERS = {"worker", "beat"}
+"""Programs above this folder: they are executed, not imported."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a subcommand."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    if not given or given[0] in {"-h", "--help"}:
+        print(usage())
+        return 0 if given else 2
+    if given[0] == "--version":
+        print(_version())
+        return 0
+    command, rest = given[0], given[1:]
+    if command not in COMMANDS:
+        print(f"pointsman: no command {command!r}\n\n{usage()}", file=sys.stderr)
+        return 2
+    module = COMMANDS[command][0]
+    if command in _OTHERS:
+        os.execv(sys.executable, [sys.executable, "-m", module, command, *rest])  # noqa: S606
+    code: int = import_module(module).main(rest)
+    return code
+
+
+def usage() -> str:
+    """The list of commands."""
+    lines = [f"  {name:8} {text}" for name, (_, text) in COMMANDS.items()]
+    return "\n".join(
+        ("usage: pointsman <command> [options]   (<command> --help says more)", "", *lines)
+    )
+
+
+def _version() -> str:
+    from importlib.metadata import version  # noqa: PLC0415 — slow, and rarely asked for
+
+    return version("pointsman")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

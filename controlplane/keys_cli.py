@@ -1,0 +1,81 @@
+"""`pointsman keys`: create, list and revoke API keys in the database itself."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from controlplane import keys
+from controlplane.errors import ControlPlaneError
+from controlplane.settings import Settings
+from controlplane.up import running_database
+from learners.ids import ENTROPY_BYTES, uuid7
+from storage import projects
+from storage.embedded import Embedded, EmbeddedError
+from storage.engine import connect
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one of the key commands."""
+    given = _parser().parse_args(argv)
+    settings = Settings()
+    try:
+        if settings.database_url is not None:
+            return _run(given, settings.database_url.get_secret_value())
+        running = running_database(settings.data)
+        if running is not None:
+            return _run(given, running)
+        with Embedded(settings.data, redis=False) as services:
+            return _run(given, services.database_url)
+    except (ControlPlaneError, EmbeddedError) as error:
+        print(f"pointsman keys: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="pointsman keys", description=__doc__)
+    parser.add_argument("--project", default=keys.DEFAULT_PROJECT)
+    commands = parser.add_subparsers(dest="command", required=True)
+    create = commands.add_parser("create", help="print a new key, this once")
+    create.add_argument("--name", required=True)
+    create.add_argument("--scopes", required=True, help=f"comma separated: {','.join(keys.SCOPES)}")
+    commands.add_parser("list")
+    revoke = commands.add_parser("revoke")
+    revoke.add_argument("id", type=UUID)
+    return parser
+
+
+def _run(given: argparse.Namespace, url: str) -> int:
+    engine = connect(url, pool_size=1)
+    now = datetime.now(UTC)
+    try:
+        with engine.begin() as connection:
+            project = projects.ensure_project(
+                connection, uuid7(now, os.urandom(ENTROPY_BYTES)), given.project, now
+            )
+            print(_perform(connection, given, project, now))
+    finally:
+        engine.dispose()
+    return 0
+
+
+def _perform(
+    connection: sa.Connection, given: argparse.Namespace, project: UUID, now: datetime
+) -> str:
+    if given.command == "create":
+        scopes = [scope.strip() for scope in given.scopes.split(",")]
+        minted = keys.mint(connection, project, name=given.name, scopes=scopes, now=now)
+        return minted.token
+    if given.command == "revoke":
+        keys.revoke(connection, project, given.id, now)
+        return f"revoked {given.id}"
+    rows = projects.list_keys(connection, project)
+    return "\n".join(
+        f"{key.id}  pm_{key.prefix}_…  {','.join(key.scopes):24} {key.name}"
+        f"{'  (revoked)' if key.revoked_at else ''}"
+        for key in rows
+    )

@@ -1,0 +1,290 @@
+"""`pointsman up`: Postgres, Redis, API, worker, schedule and an edge, in one terminal."""
+
+import argparse
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType, TracebackType
+
+import sqlalchemy as sa
+
+from controlplane import keys
+from controlplane.errors import ControlPlaneError
+from controlplane.processes import Process, Program
+from controlplane.settings import Settings
+from controlplane.signing import load_keys, public_keys
+from learners.ids import ENTROPY_BYTES, uuid7
+from storage import projects
+from storage.embedded import Embedded, EmbeddedError
+from storage.engine import connect
+from storage.migrate import migrate
+
+EDGE_KEY_FILE = "edge.key"
+RUNNING_FILE = "running.json"
+"""Says where the database is while it runs, for `pointsman keys` in another terminal."""
+LOOK_S = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where everything listens, and the admin key when it is new."""
+
+    api: str
+    edge: str
+    admin_key: str | None
+    data: Path
+
+
+class Stack:
+    """All processes of an installation; as a context manager it gives their addresses."""
+
+    def __init__(self, settings: Settings, *, policies: Sequence[str] = ("chat",)) -> None:
+        self._settings = settings
+        self._policies = tuple(policies)
+        self._processes: list[Process] = []
+        self._embedded: Embedded | None = None
+        self._stopping = False
+
+    def start(self) -> Addresses:
+        """Start what is not given by URL, migrate, then start every program in order.
+
+        Raises:
+            EmbeddedError: A service does not start, or another process uses the data.
+            ControlPlaneError: A program does not start.
+        """
+        settings = self._settings
+        settings.data.mkdir(parents=True, exist_ok=True)
+        database, redis = self._services()
+        migrate(database)
+        write_private(settings.data / RUNNING_FILE, json.dumps({"database_url": database}))
+        given = settings.signing_keys.get_secret_value() if settings.signing_keys else None
+        signers = load_keys(given, settings.data)
+        admin, edge_key = self._keys(database)
+        logs = settings.data / "logs"
+        logs.mkdir(exist_ok=True)
+        shared = {
+            "POINTSMAN_DATABASE_URL": database,
+            "POINTSMAN_REDIS_URL": redis,
+            "POINTSMAN_DATA_DIR": str(settings.data),
+        }
+        api = self._serve(Program("api", "controlplane.api.app", (), shared), settings.port)
+        self._run(Program("worker", "workers.cli", ("worker",), shared))
+        self._run(Program("beat", "workers.cli", ("beat",), shared))
+        edge = self._serve(
+            Program(
+                "edge",
+                "edge.cli",
+                (),
+                {
+                    "POINTSMAN_EDGE_CONTROL_PLANE_URL": api,
+                    "POINTSMAN_EDGE_API_KEY": edge_key,
+                    "POINTSMAN_EDGE_TRUSTED_KEYS": public_keys(signers),
+                    "POINTSMAN_EDGE_POLICIES": ",".join(self._policies),
+                    "POINTSMAN_EDGE_DATA_DIR": str(settings.data / "edge"),
+                    "POINTSMAN_EDGE_HOST": settings.host,
+                },
+            ),
+            settings.edge_port,
+        )
+        return Addresses(api, edge, admin, settings.data)
+
+    def check(self) -> list[str]:
+        """Restart what has ended by itself; returns a line for each.
+
+        Raises:
+            EmbeddedError: Postgres or Redis has died.
+            ControlPlaneError: A program ends again and again.
+        """
+        if self._embedded is not None:
+            self._embedded.check()
+        lines = []
+        for process in self._processes:
+            code = process.ended()
+            if code is not None and not self._stopping:
+                process.restart()
+                lines.append(f"{process.program.name} ended with code {code}: started again")
+        return lines
+
+    def stop(self) -> None:
+        """Stop everything, the last one started first."""
+        self._stopping = True
+        while self._processes:
+            self._processes.pop().stop()
+        if self._embedded is not None:
+            (self._settings.data / RUNNING_FILE).unlink(missing_ok=True)
+            self._embedded.stop()
+            self._embedded = None
+
+    def __enter__(self) -> Addresses:
+        """Start; what has started is stopped again when something does not."""
+        try:
+            return self.start()
+        except BaseException:
+            self.stop()
+            raise
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Stop."""
+        self.stop()
+
+    def _services(self) -> tuple[str, str]:
+        settings = self._settings
+        database = settings.database_url.get_secret_value() if settings.database_url else ""
+        redis = settings.redis_url.get_secret_value() if settings.redis_url else ""
+        if not (database and redis):
+            self._embedded = Embedded(settings.data, postgres=not database, redis=not redis)
+            found = self._embedded.start()
+            database, redis = database or found.database_url, redis or found.redis_url
+        return database, redis
+
+    def _keys(self, database: str) -> tuple[str | None, str]:
+        engine = connect(database, pool_size=1)
+        now = datetime.now(UTC)
+        try:
+            with engine.begin() as connection:
+                first = keys.first_admin(connection, now)
+                edge_key = self._edge_key(connection, now)
+        finally:
+            engine.dispose()
+        return first.token if first else None, edge_key
+
+    def _edge_key(self, connection: sa.Connection, now: datetime) -> str:
+        """The edge's own key: kept in a file, made anew when that is gone or revoked."""
+        path = self._settings.data / EDGE_KEY_FILE
+        if path.exists():
+            token = path.read_text().strip()
+            if keys.verify(connection, token) is not None:
+                return token
+        project = projects.ensure_project(
+            connection, uuid7(now, os.urandom(ENTROPY_BYTES)), keys.DEFAULT_PROJECT, now
+        )
+        minted = keys.mint(
+            connection, project, name="edge of pointsman up", scopes=("edge",), now=now
+        )
+        write_private(path, minted.token)
+        return minted.token
+
+    def _run(self, program: Program) -> None:
+        process = Process(program, self._settings.data / "logs")
+        self._processes.append(process)
+        process.wait_ready()
+
+    def _serve(self, program: Program, wanted: int) -> str:
+        """Run a server on the wanted port, or on a free one where that is taken."""
+        host = self._settings.host
+        port = free_port(host, wanted)
+        name = f"POINTSMAN_{'EDGE_' if program.name == 'edge' else ''}PORT"
+        fixed = Program(
+            program.name, program.module, program.args, {**program.environment, name: str(port)}
+        )
+        self._run(fixed)
+        return f"http://{host}:{port}"
+
+
+def free_port(host: str, wanted: int) -> int:
+    """The wanted port where nobody listens on it, else any free one."""
+    for port in (wanted, 0):
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError:
+                continue
+            found: int = probe.getsockname()[1]
+            return found
+    raise ControlPlaneError(f"no free port on {host}: give another POINTSMAN_HOST")
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only this account can read."""
+    path.unlink(missing_ok=True)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "w") as file:
+        file.write(text + "\n")
+
+
+def running_database(data: Path) -> str | None:
+    """The database of an installation that runs now; None when it does not answer."""
+    path = data / RUNNING_FILE
+    if not path.exists():
+        return None
+    url: str = json.loads(path.read_text())["database_url"]
+    engine = connect(url, pool_size=1)
+    try:
+        with engine.connect():
+            return url
+    except sa.exc.OperationalError:
+        return None
+    finally:
+        engine.dispose()
+
+
+def banner(addresses: Addresses, database: str) -> str:
+    """What a person needs to go on, in a few lines."""
+    admin = addresses.admin_key or "made at the first start (`pointsman keys create` makes another)"
+    return "\n".join(
+        (
+            f"  dashboard  {addresses.api}/",
+            f"  API        {addresses.api}/v1   (OpenAPI: {addresses.api}/openapi.json)",
+            f"  edge       {addresses.edge}/v1   (OpenAI-compatible: model route/<policy>)",
+            f"  admin key  {admin}",
+            f"  database   {database}",
+            f"  data, logs {addresses.data}",
+        )
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run until Ctrl-C or SIGTERM."""
+    parser = argparse.ArgumentParser(prog="pointsman up", description=__doc__)
+    parser.add_argument(
+        "--policies", default="chat", help="what the edge serves, comma separated; default: chat"
+    )
+    given = parser.parse_args(argv)
+    settings = Settings()
+    policies = [name.strip() for name in given.policies.split(",") if name.strip()]
+    stack = Stack(settings, policies=policies)
+    ending = Ending()
+    try:
+        print("starting …", flush=True)
+        with stack as addresses:
+            kind = "by POINTSMAN_DATABASE_URL" if settings.database_url else "embedded"
+            print(f"ready\n{banner(addresses, kind)}\nCtrl-C stops all.", flush=True)
+            while not ending.asked:
+                for line in stack.check():
+                    print(line, flush=True)
+                time.sleep(LOOK_S)
+            print("stopping …", flush=True)
+    except (EmbeddedError, ControlPlaneError) as error:
+        print(f"pointsman up: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:  # while it was starting
+        return 130
+    print("stopped", flush=True)
+    return 0
+
+
+class Ending:
+    """Whether somebody asked this process to end; the first Ctrl-C is enough."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        for sent in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(sent, self._ask)
+
+    def _ask(self, _signal: int, _frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
