@@ -11,6 +11,7 @@ over the manifest covers everything. Signatures are JSON: ``[{key_id, signature}
 import base64
 import hashlib
 import json
+import math
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from numpy.typing import NDArray
 
-from learners.errors import BundleError, LearnersError
+from learners.errors import BundleError, LearnersError, SpecError
 from learners.features import Schema, canonical_json
 from learners.records import Arm, Card, Context
 from learners.scorer import Scorer
@@ -34,6 +35,7 @@ MAGIC = b"PMBUNDL1"
 FORMAT = 1
 MAX_BUNDLE_BYTES = 64 * 2**20
 MAX_MANIFEST_BYTES = 8 * 2**20
+MAX_SIGNATURES = 32
 GOLDEN_TOLERANCE = 1e-6
 
 
@@ -68,7 +70,10 @@ class Bundle:
     golden: tuple[Golden, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse arms that do not fit the scorer, and a fallback that is no arm."""
+        """Refuse arms that do not fit the scorer, a fallback that is no arm, and naive times."""
+        for name in ("issued_at", "expires_at"):
+            if getattr(self, name).tzinfo is None:
+                raise BundleError(f"{name}={getattr(self, name)} has no time zone")
         names = tuple(arm.name for arm in self.arms)
         if names != self.scorer.arms:
             raise BundleError(f"arms {list(names)} are not the scorer's {list(self.scorer.arms)}")
@@ -95,12 +100,16 @@ class Bundle:
 
         Raises:
             ContextError: The context does not fit the schema.
-            SpecError: No arm is eligible.
+            SpecError: No arm is eligible, or one is unknown.
         """
         mask = np.zeros(len(self.arms), dtype=np.bool_)
-        mask[[self.index[name] for name in eligible]] = True
+        try:
+            mask[[self.index[name] for name in eligible]] = True
+        except KeyError as error:
+            raise SpecError(f"no arm {error}: there are {list(self.index)}") from error
         x = self.schema.encode(context)
-        return self.scorer.distribution(x[None], mask[None])[0]
+        found: NDArray[np.float64] = self.scorer.distribution(x[None], mask[None])[0]
+        return found
 
     def self_test(self) -> None:
         """Reproduce the golden vectors.
@@ -109,14 +118,21 @@ class Bundle:
             BundleError: A probability differs by more than 1e-6.
         """
         for number, golden in enumerate(self.golden):
-            found = self.distribution(golden.context, golden.eligible)
-            gap = float(np.abs(found - np.asarray(golden.probabilities)).max())
+            gap = self._golden_gap(golden)
             if not gap <= GOLDEN_TOLERANCE:
                 raise BundleError(
                     f"{self.policy}@{self.version} serial {self.serial}: golden vector {number} "
                     f"is off by {gap:.3g}: this edge computes other probabilities than the "
                     "control plane, do not serve it"
                 )
+
+    def _golden_gap(self, golden: Golden) -> float:
+        """Largest difference in probability; infinite where there is nothing to compare."""
+        try:
+            found = self.distribution(golden.context, golden.eligible)
+            return float(np.abs(found - np.asarray(golden.probabilities)).max())
+        except ValueError:  # a context, an arm or a length that does not fit
+            return math.inf
 
     def _manifest(self) -> dict[str, Any]:
         return {
@@ -151,7 +167,13 @@ def key_id(key: Ed25519PublicKey) -> str:
 
 
 def seal(bundle: Bundle, keys: Sequence[Ed25519PrivateKey]) -> bytes:
-    """Write and sign a bundle; the same bundle and keys give the same bytes."""
+    """Write and sign a bundle; the same bundle and keys give the same bytes.
+
+    Raises:
+        BundleError: It has become larger than any edge takes, or has too many signatures.
+    """
+    if len(keys) > MAX_SIGNATURES:
+        raise BundleError(f"{len(keys)} keys: at most {MAX_SIGNATURES} may sign a bundle")
     manifest = canonical_json(bundle._manifest())  # noqa: SLF001 — seal is the bundle's own writer
     signatures = canonical_json(
         [
@@ -163,12 +185,16 @@ def seal(bundle: Bundle, keys: Sequence[Ed25519PrivateKey]) -> bytes:
         ]
     )
     head = MAGIC + struct.pack(">I", len(manifest)) + manifest
-    return head + struct.pack(">I", len(signatures)) + signatures + _tensors(bundle.scorer)
+    data = head + struct.pack(">I", len(signatures)) + signatures + _tensors(bundle.scorer)
+    if len(data) > MAX_BUNDLE_BYTES or len(manifest) > MAX_MANIFEST_BYTES:
+        raise BundleError(
+            f"the bundle has {len(data)} bytes, its manifest {len(manifest)}: at most "
+            f"{MAX_BUNDLE_BYTES} and {MAX_MANIFEST_BYTES}; use fewer columns or arms"
+        )
+    return data
 
 
-def unseal(
-    data: bytes, trusted: Sequence[Ed25519PublicKey], *, threshold: int = 1
-) -> Bundle:
+def unseal(data: bytes, trusted: Sequence[Ed25519PublicKey], *, threshold: int = 1) -> Bundle:
     """Read a bundle and believe it only when enough trusted keys signed it.
 
     Expiry and rising serials are the caller's: they need a clock and a memory.
@@ -191,7 +217,10 @@ def unseal(
             raise BundleError(f"bundle format {row['format']} is not {FORMAT}: upgrade the edge")
         if hashlib.sha256(tensors).hexdigest() != row["tensors_sha256"]:
             raise BundleError("the tensors do not match the signed manifest: download again")
-        return _read(row, safetensors.numpy.load(tensors))
+        bundle = _read(row, safetensors.numpy.load(tensors))
+        if row["feature_schema_digest"] != bundle.schema.digest:
+            raise BundleError("the features are read otherwise than they were written")
+        return bundle  # noqa: TRY300 — an else block would hide what is believed last
     except BundleError:
         raise
     except (LearnersError, KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
@@ -217,8 +246,10 @@ def _verify(
             (str(row["key_id"]), base64.b64decode(row["signature"], validate=True))
             for row in json.loads(signatures)
         ]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, RecursionError, TypeError, ValueError) as error:
         raise BundleError(f"the bundle's signatures cannot be read: {error!r}") from error
+    if len(rows) > MAX_SIGNATURES:
+        raise BundleError(f"the bundle has {len(rows)} signatures: at most {MAX_SIGNATURES}")
     for name, signature in rows:
         if name not in keys:
             continue

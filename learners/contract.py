@@ -4,12 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from learners.errors import SpecError
+from learners.errors import InteractionError, SpecError
 from learners.features import Schema
 from learners.interactions import Interactions
 from learners.scorer import Scorer
 
 Params = Mapping[str, float | int | str | bool]
+
+MAX_ARMS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +24,11 @@ class Spec:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse an empty or repeating set of arms."""
+        """Refuse an empty, repeating or huge set of arms."""
         if not self.arms or len(set(self.arms)) != len(self.arms):
             raise SpecError(f"arms {list(self.arms)}: give at least one, each once")
+        if len(self.arms) > MAX_ARMS:
+            raise SpecError(f"{len(self.arms)} arms: at most {MAX_ARMS} are allowed")
 
 
 class Learner(Protocol):
@@ -59,6 +63,24 @@ class Learner(Protocol):
         Raises:
             SnapshotError: The bytes are damaged or belong to another learner or spec.
         """
+
+
+def check(spec: Spec, interactions: Interactions) -> None:
+    """Refuse interactions that another spec encoded.
+
+    Raises:
+        InteractionError: They are over other arms or columns than the spec's.
+    """
+    if interactions.arms != spec.arms:
+        raise InteractionError(
+            f"interactions over arms {list(interactions.arms)}, the learner has "
+            f"{list(spec.arms)}: encode the log again for these arms"
+        )
+    if interactions.x.shape[1] != spec.schema.dimension:
+        raise InteractionError(
+            f"interactions of {interactions.x.shape[1]} columns, the schema has "
+            f"{spec.schema.dimension}: encode the log again with this schema"
+        )
 
 
 def resolve_params(name: str, defaults: Params, given: Params) -> dict[str, Any]:

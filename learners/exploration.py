@@ -79,12 +79,14 @@ def probabilities(
         Shape ``(n, K)``; rows sum to 1, exactly 0 where not eligible.
 
     Raises:
-        SpecError: A row has no eligible arm.
+        SpecError: A row has no eligible arm, or a score that is not finite.
     """
     count = eligible.sum(axis=1, keepdims=True)
     if not count.all():
         raise SpecError("no arm is eligible: exclude fewer, or add arms to the pool")
     masked = np.where(eligible, scores, -np.inf)
+    if not np.isfinite(scores[eligible]).all():
+        raise SpecError("a score is NaN or infinite: the context or the weights are too large")
     if exploration.kind == "uniform":
         return np.where(eligible, 1.0 / count, 0.0)
     best = masked.max(axis=1, keepdims=True)
@@ -127,4 +129,5 @@ def draw(distribution: NDArray[np.float64], u: float) -> int:
 def unit_interval(*parts: str) -> float:
     """A number in [0, 1) that only the parts decide: the same parts give the same draw."""
     digest = hashlib.sha256("\x1f".join(parts).encode()).digest()
-    return int.from_bytes(digest[:7], "big") / 2**56
+    # 53 bits are what a float holds: with more the quotient could round up to 1.
+    return (int.from_bytes(digest[:7], "big") >> 3) / 2**53

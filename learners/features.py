@@ -31,8 +31,8 @@ class Feature:
     """One declared field of a context.
 
     A number becomes ``(value - mean) / scale`` clipped to ±10; a flag 0 or 1; a category one column
-    for each of ``values`` (an unknown value: all zero); a vector ``size`` columns. What a context
-    lacks becomes zeros.
+    for each of ``values`` (an unknown value: all zero); a vector ``size`` columns, each clipped to
+    ±10. What a context lacks becomes zeros.
     """
 
     name: str
@@ -167,22 +167,33 @@ class Schema:
                     for row in rows
                 )
             )
-        except (KeyError, TypeError) as error:
+        except SpecError:
+            raise
+        except KeyError as error:
             raise SpecError(f"a feature lacks {error}: give name and kind") from error
+        except (AttributeError, OverflowError, TypeError, ValueError) as error:
+            raise SpecError(f"a feature cannot be read: {error}") from error
 
 
 def _number(feature: Feature, value: object) -> float:
-    if not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ContextError(f"context.{feature.name} is {value!r}: give a finite {feature.kind}")
+    if not isinstance(value, (int, float)) or not _is_finite(value):
+        raise ContextError(f"context.{feature.name} is {value!r:.80}: give a finite {feature.kind}")
     if feature.kind == "flag":
         return 1.0 if value else 0.0
     return min(_CLIP, max(-_CLIP, (value - feature.mean) / feature.scale))
 
 
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number that no float can hold
+        return False
+
+
 def _vector(feature: Feature, value: object) -> NDArray[np.float64]:
     try:
         vector = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ContextError(
             f"context.{feature.name} is not a list of numbers: give {feature.size} of them"
         ) from error
@@ -190,4 +201,4 @@ def _vector(feature: Feature, value: object) -> NDArray[np.float64]:
         raise ContextError(
             f"context.{feature.name} has shape {vector.shape}: give {feature.size} finite numbers"
         )
-    return vector
+    return np.clip(vector, -_CLIP, _CLIP)

@@ -10,6 +10,9 @@ from learners.errors import InteractionError
 from learners.features import Schema
 from learners.records import MAX_ABS_REWARD, Interaction
 
+MAX_ABS_COLUMN = 1e6
+"""Schemas clip at 10; this bounds what comes by another way, so that squares stay finite."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Interactions:
@@ -35,11 +38,13 @@ class Interactions:
 
     def __post_init__(self) -> None:
         """Refuse what would poison a learner, naming the first bad row."""
+        if self.x.ndim != 2:
+            raise InteractionError(f"x has shape {self.x.shape}: give (interactions, columns)")
         n, k = len(self.x), len(self.arms)
         if self.eligible.shape != (n, k):
             raise InteractionError(f"eligible {self.eligible.shape} is not {(n, k)}")
         checks = {
-            "x": np.isfinite(self.x).all(axis=1),
+            "x": (np.abs(self.x) <= MAX_ABS_COLUMN).all(axis=1),
             "action": (self.action >= 0) & (self.action < k),
             "propensity": (self.propensity > 0) & (self.propensity <= 1),
             "reward": np.abs(self.reward) <= MAX_ABS_REWARD,
@@ -47,7 +52,7 @@ class Interactions:
         }
         for name, good in checks.items():
             if good.shape != (n,):
-                raise InteractionError(f"{name} has {len(good)} rows, x has {n}")
+                raise InteractionError(f"{name} has shape {good.shape}, x has {n} rows")
             if not good.all():
                 row = int(np.argmin(good))
                 raise InteractionError(

@@ -23,6 +23,7 @@ Estimator = Literal["ips", "snips", "dr"]
 ESTIMATORS: tuple[Estimator, ...] = ("ips", "snips", "dr")
 FOLDS = 5
 _RIDGE = 1.0
+_SUM_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,13 +65,14 @@ def evaluate(
             so that all policies are compared with the same one.
 
     Raises:
-        EstimateError: The log is empty, or the shapes do not fit.
+        EstimateError: The log is empty, the shapes do not fit, or the distribution is none.
     """
     n = len(log)
     if n == 0:
         raise EstimateError("the log is empty: there is nothing to evaluate on")
     if distribution.shape != log.eligible.shape:
         raise EstimateError(f"distribution {distribution.shape} is not {log.eligible.shape}")
+    _check(log, distribution)
     rows = np.arange(n)
     weights = distribution[rows, log.action] / log.propensity
     if estimator == "ips":
@@ -80,9 +82,24 @@ def evaluate(
         return _snips(log, weights)
     if predicted is None:
         predicted = reward_model(log)
+    if predicted.shape != log.eligible.shape:
+        raise EstimateError(f"predicted {predicted.shape} is not {log.eligible.shape}")
     direct = (distribution * predicted).sum(axis=1)
     influence = direct + weights * (log.reward - predicted[rows, log.action])
     return Evaluation(estimator, float(influence.mean()), influence, weights)
+
+
+def _check(log: Interactions, distribution: NDArray[np.float64]) -> None:
+    """Refuse what is no distribution over each row's eligible arms."""
+    total = distribution.sum(axis=1)
+    good = (distribution >= 0).all(axis=1) & (np.abs(total - 1.0) <= _SUM_TOLERANCE)
+    good &= ((distribution == 0) | log.eligible).all(axis=1)
+    if not good.all():
+        row = int(np.argmin(good))
+        raise EstimateError(
+            f"row {row}: {distribution[row].round(4).tolist()} is no distribution over the "
+            "eligible arms"
+        )
 
 
 def _snips(log: Interactions, weights: NDArray[np.float64]) -> Evaluation:
@@ -101,7 +118,7 @@ def estimate(evaluation: Evaluation, *, level: float = 0.95) -> Estimate:
 
 
 def difference(candidate: Evaluation, other: Evaluation, *, level: float = 0.95) -> Estimate:
-    """candidate − other, paired on the same log, with a two-sided normal interval.
+    """The candidate − the other, paired on the same log, with a two-sided normal interval.
 
     Raises:
         EstimateError: They come from logs of other lengths.
@@ -113,7 +130,9 @@ def difference(candidate: Evaluation, other: Evaluation, *, level: float = 0.95)
     return _interval(candidate.estimator, gap, effective, level)
 
 
-def _interval(name: str, influence: NDArray[np.float64], effective: float, level: float) -> Estimate:
+def _interval(
+    name: str, influence: NDArray[np.float64], effective: float, level: float
+) -> Estimate:
     if not 0.0 < level < 1.0:
         raise EstimateError(f"level {level} is outside (0, 1)")
     n = len(influence)

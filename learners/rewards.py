@@ -45,7 +45,9 @@ class RewardFunction:
     offset: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse an empty function and a metric that stands twice."""
+        """Refuse an empty function, a metric that stands twice and an offset not finite."""
+        if not math.isfinite(self.offset):
+            raise RewardError(f"offset is {self.offset}: give a finite number")
         names = self.metrics
         if not names or len(names) > MAX_TERMS:
             raise RewardError(f"{len(names)} terms: give 1 to {MAX_TERMS}")
@@ -75,7 +77,9 @@ class RewardFunction:
         """
         missing = [name for name in self.metrics if name not in columns]
         if missing:
-            raise RewardError(f"no column {missing[0]!r} for the reward: there are {sorted(columns)}")
+            raise RewardError(
+                f"no column {missing[0]!r} for the reward: there are {sorted(columns)}"
+            )
         parts = [term.weight * columns[term.metric] / term.scale for term in self.terms]
         return cast("NDArray[np.float64]", self.offset + np.sum(parts, axis=0))
 
@@ -90,8 +94,16 @@ class RewardFunction:
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> "RewardFunction":
         """The function that :meth:`as_json` wrote."""
-        terms: Sequence[Mapping[str, Any]] = row["terms"]
-        return cls(tuple(Term(**term) for term in terms), float(row.get("offset", 0.0)))
+        try:
+            terms: Sequence[Mapping[str, Any]] = row["terms"]
+            return cls(tuple(Term(**term) for term in terms), float(row.get("offset", 0.0)))
+        except RewardError:
+            raise
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise RewardError(
+                f"the reward cannot be read ({error!r}): give terms of metric, weight, scale and "
+                "default, and offset"
+            ) from error
 
 
 def parse(expression: str, constants: Mapping[str, float] | None = None) -> RewardFunction:
@@ -108,14 +120,17 @@ def parse(expression: str, constants: Mapping[str, float] | None = None) -> Rewa
         raise RewardError(f"the reward has {len(expression)} characters: at most {MAX_EXPRESSION}")
     try:
         tree = ast.parse(expression.strip(), mode="eval")
-    except (SyntaxError, ValueError) as error:
-        raise RewardError(f"reward {expression!r} does not parse: {error}") from error
-    try:
         linear = _linear(tree.body, constants or {})
+        terms = tuple(Term(name, weight) for name, weight in linear.items() if name)
+        return RewardFunction(terms, linear.get("", 0.0))
     except RewardError as error:
         raise RewardError(f"reward {expression!r}: {error}") from error
-    terms = tuple(Term(name, weight) for name, weight in linear.items() if name)
-    return RewardFunction(terms, linear.get("", 0.0))
+    except (SyntaxError, ValueError) as error:
+        raise RewardError(f"reward {expression!r} does not parse: {error}") from error
+    except (MemoryError, OverflowError, RecursionError) as error:
+        raise RewardError(
+            f"reward {expression[:80]!r} is too deep or its numbers too large"
+        ) from error
 
 
 def _linear(node: ast.expr, constants: Mapping[str, float]) -> dict[str, float]:

@@ -1,8 +1,9 @@
 """The portable form of a trained policy: dense numbers that need no learning library."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,13 +36,18 @@ class Scorer:
     def __post_init__(self) -> None:
         """Refuse shapes that do not fit and numbers that are not finite."""
         k = len(self.arms)
+        if len(set(self.arms)) != k:
+            raise SpecError(f"arms {list(self.arms)} repeat: name each once")
         if self.weights.ndim != 2 or self.weights.shape[0] != k or k == 0:
             raise SpecError(f"weights {self.weights.shape} do not fit {k} arms")
         d = self.weights.shape[1]
         if self.inverse is not None and self.inverse.shape != (k, d, d):
             raise SpecError(f"inverse {self.inverse.shape} is not {(k, d, d)}")
-        if not np.isfinite(self.weights).all():
+        numbers = (self.weights,) if self.inverse is None else (self.weights, self.inverse)
+        if not all(np.isfinite(part).all() for part in numbers):
             raise SpecError("weights hold NaN or infinity: the training data are poisoned")
+        if not (math.isfinite(self.alpha) and self.alpha >= 0):
+            raise SpecError(f"alpha is {self.alpha}: give a finite number of at least 0")
 
     @property
     def kind(self) -> ScorerKind:
@@ -50,12 +56,12 @@ class Scorer:
 
     def scores(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
         """Scores of shape ``(n, K)`` for encoded contexts ``(n, d)``."""
-        scores = x @ self.weights.T
+        scores: NDArray[np.float64] = x @ self.weights.T
         if self.inverse is not None and self.alpha > 0:
             # x A⁻¹ x for all arms: one matrix product per arm.
             quadratic = np.einsum("knd,nd->nk", x[None] @ self.inverse, x)
             scores = scores + self.alpha * np.sqrt(np.maximum(quadratic, 0.0))
-        return cast("NDArray[np.float64]", scores)
+        return scores
 
     def distribution(
         self, x: NDArray[np.float64], eligible: NDArray[np.bool_]
@@ -80,9 +86,7 @@ class Scorer:
         }
 
     @classmethod
-    def load(
-        cls, row: Mapping[str, Any], tensors: Mapping[str, NDArray[np.float64]]
-    ) -> "Scorer":
+    def load(cls, row: Mapping[str, Any], tensors: Mapping[str, NDArray[np.float64]]) -> "Scorer":
         """The scorer that :meth:`as_json` and :meth:`tensors` wrote."""
         if "weights" not in tensors or (row["kind"] == "linear_ucb" and "inverse" not in tensors):
             raise SpecError(f"tensors {sorted(tensors)} do not make a {row['kind']!r} scorer")
@@ -90,7 +94,7 @@ class Scorer:
             arms=tuple(row["arms"]),
             weights=tensors["weights"],
             exploration=Exploration.from_json(row["exploration"]),
-            inverse=tensors.get("inverse"),
+            inverse=tensors["inverse"] if row["kind"] == "linear_ucb" else None,
             alpha=float(row.get("alpha", 0.0)),
         )
 

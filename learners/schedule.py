@@ -1,0 +1,124 @@
+"""How a learner's exploration narrows as evidence grows, whatever the reward's unit and offset."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from learners.contract import Params
+from learners.errors import SpecError
+from learners.exploration import Exploration, ExplorationKind
+from learners.interactions import Interactions
+
+EXPLORATION_PARAMS: Params = {
+    "exploration": "squarecb",
+    "floor": 0.05,
+    "gamma": 10.0,
+    "gamma_exponent": 0.5,
+    "temperature": 0.1,
+}
+"""What every learner takes; ``gamma`` and ``temperature`` are in standard deviations of reward."""
+
+_LEAST_SCALE = 1e-9
+"""A spread below this part of the mean is rounding, not variation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """The rewards so far: their number (weighted), mean and sum of squared deviations."""
+
+    count: float = 0.0
+    mean: float = 0.0
+    squares: float = 0.0
+
+    @property
+    def scale(self) -> float:
+        """Standard deviation of the rewards; 1 while nothing is known, or where all are alike."""
+        if self.count <= 0:
+            return 1.0
+        found = math.sqrt(max(self.squares, 0.0) / self.count)
+        return found if found > _LEAST_SCALE * max(1.0, abs(self.mean)) else 1.0
+
+    def add(self, interactions: Interactions) -> "Moments":
+        """The moments with these rewards too."""
+        weight = float(interactions.weight.sum())
+        if weight <= 0:
+            return self
+        mean = float(interactions.weight @ interactions.reward) / weight
+        squares = float(interactions.weight @ np.square(interactions.reward - mean))
+        return self.merge(Moments(weight, mean, squares))
+
+    def merge(self, other: "Moments") -> "Moments":
+        """Both together (Chan, Golub & LeVeque 1979)."""
+        count = self.count + other.count
+        if count <= 0:
+            return self
+        gap = other.mean - self.mean
+        share = other.count / count
+        return Moments(
+            count=count,
+            mean=self.mean + gap * share,
+            squares=self.squares + other.squares + gap * gap * self.count * share,
+        )
+
+    def as_json(self) -> dict[str, float]:
+        """Plain form for a snapshot."""
+        return {"count": self.count, "mean": self.mean, "squares": self.squares}
+
+
+def standardise(
+    moments: Moments, interactions: Interactions
+) -> tuple[NDArray[np.float64], Moments]:
+    """Each reward in standard deviations from the mean of all rewards up to and with it.
+
+    A learner that steps by gradients is then as fast with rewards in cents as in dollars, and its
+    untrained arms start at the average instead of at 0. Batches do not matter: the result is the
+    same one by one.
+
+    Returns:
+        Shape ``(n,)``, and the moments after the last.
+    """
+    found = np.zeros(len(interactions))
+    rows = zip(interactions.reward.tolist(), interactions.weight.tolist(), strict=True)
+    for i, (reward, weight) in enumerate(rows):
+        moments = moments.merge(Moments(weight, reward))
+        found[i] = (reward - moments.mean) / moments.scale
+    return found, moments
+
+
+def explore(params: Mapping[str, Any], moments: Moments) -> Exploration:
+    """The exploration after what ``moments`` has seen.
+
+    SquareCB's γ grows as ``count ** gamma_exponent`` (Foster & Rakhlin, arXiv:2002.04926,
+    theorem 1 has the exponent 1/2), and is divided by the rewards' standard deviation.
+
+    Raises:
+        SpecError: A parameter is out of range.
+    """
+    exponent = float(params["gamma_exponent"])
+    if not 0.0 <= exponent <= 1.0:
+        raise SpecError(f"gamma_exponent is {exponent}: give a number between 0 and 1")
+    growth = max(moments.count, 1.0) ** exponent
+    return Exploration(
+        kind=cast("ExplorationKind", params["exploration"]),
+        floor=float(params["floor"]),
+        gamma=float(params["gamma"]) * growth / moments.scale,
+        temperature=float(params["temperature"]) * moments.scale,
+    )
+
+
+def at_least(learner: str, params: Mapping[str, Any], limits: Mapping[str, float]) -> None:
+    """Refuse parameters that are not finite or below their limit.
+
+    Raises:
+        SpecError: One is.
+    """
+    for name, limit in limits.items():
+        value = float(params[name])
+        if not (math.isfinite(value) and value >= limit):
+            raise SpecError(
+                f"{learner}.{name} is {value}: give a finite number of at least {limit:g}"
+            )
