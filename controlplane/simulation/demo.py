@@ -1,0 +1,164 @@
+"""`pointsman demo`: the whole installation on example traffic; watch it learn and release."""
+
+import argparse
+import asyncio
+import contextlib
+import math
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import aiohttp
+from rich.console import Console
+from rich.live import Live
+
+from controlplane.errors import ControlPlaneError
+from controlplane.processes import Process, Program
+from controlplane.settings import Settings
+from controlplane.simulation import demo_view
+from controlplane.simulation.contract import AnyWorld
+from controlplane.simulation.demo_client import POLICY, Client, DemoError, Places
+from controlplane.simulation.demo_view import Progress
+from controlplane.simulation.traffic import Traffic
+from controlplane.simulation.world import default_world
+from controlplane.up import Addresses, Ending, Stack
+from storage.embedded import EmbeddedError
+
+RATE_PER_S = 30.0
+LOOK_S = 1.0
+LINE_EVERY_S = 10.0
+GATE = {"min_interactions": 600, "growth": 1.4}
+"""The demo's rounds come early and often; the evidence that they need is the same as anywhere."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run until Ctrl-C, or as long as ``--for`` says."""
+    given = _parser().parse_args(argv)
+    data = given.data_dir or Path(tempfile.mkdtemp(prefix="pointsman-demo-"))
+    if given.data_dir is None:
+        data.chmod(0o711)  # root's Postgres runs as another account and passes through
+    try:
+        return _run(given, Settings(data_dir=data))
+    except (ControlPlaneError, EmbeddedError, DemoError) as error:
+        print(f"pointsman demo: {error}", file=sys.stderr)
+        return 1
+    finally:
+        if given.data_dir is None:
+            shutil.rmtree(data, ignore_errors=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="pointsman demo", description=__doc__)
+    option = parser.add_argument
+    option("--for", dest="seconds", type=_seconds, metavar="120s", help="end by itself")
+    option("--rate", type=float, default=RATE_PER_S, help=f"requests a second; {RATE_PER_S:g}")
+    option("--seed", type=int, default=0, help="of the simulated world and its users; default: 0")
+    option("--data-dir", type=Path, help="keep the data here; default: a temporary directory")
+    return parser
+
+
+def _seconds(text: str) -> float:
+    units = {"s": 1.0, "m": 60.0, "h": 3600.0}
+    number, unit = (text[:-1], text[-1]) if text[-1:] in units else (text, "s")
+    try:
+        seconds = float(number) * units[unit]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: give 120s, 2m or 1h") from error
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r}: give a time above 0")
+    return seconds
+
+
+def _run(given: argparse.Namespace, settings: Settings) -> int:
+    ending = Ending()
+    world = default_world(given.seed)
+    console = Console()
+    console.print("starting Postgres, Redis, API, worker, schedule, edge and a simulated pool …")
+    pool_program = Program(
+        "pool", "controlplane.simulation.pool", ("--port", "0", "--seed", str(given.seed))
+    )
+    with Stack(settings, policies=(POLICY,)) as addresses:
+        pool = Process(pool_program, settings.data / "logs")
+        try:
+            port = pool.wait_ready()["port"]
+            places = Places(addresses.api, addresses.edge, f"http://127.0.0.1:{port}")
+            show = Show(given, console, ending)
+            asyncio.run(show.run(world, places, _admin_key(addresses)))
+        finally:
+            pool.stop()
+            console.print("stopping …")
+    return 0
+
+
+def _admin_key(addresses: Addresses) -> str:
+    if addresses.admin_key is None:
+        raise DemoError(
+            f"{addresses.data} was used before, and its admin key was shown then: "
+            "choose an empty --data-dir"
+        )
+    return addresses.admin_key
+
+
+class Show:
+    """The traffic, and what is seen of it."""
+
+    def __init__(self, given: argparse.Namespace, console: Console, ending: Ending) -> None:
+        self._given = given
+        self._console = console
+        self._ending = ending
+
+    async def run(self, world: AnyWorld, places: Places, key: str) -> None:
+        """Declare, send traffic, show what happens, and sum it up."""
+        async with Client(places, key) as client:
+            await client.declare(world, GATE)
+            await client.edge_ready()
+            self._console.print(
+                f"dashboard {places.api}/   edge {places.edge}/v1   admin key {key}\n"
+                f"{self._given.rate:g} requests a second to model route/{POLICY}; version 1 "
+                "explores evenly, and learners challenge it on what it earned"
+            )
+            traffic = Traffic(
+                edge_url=places.edge,
+                control_plane_url=places.api,
+                api_key=key,
+                policy=POLICY,
+                world=world,
+                rate_per_s=self._given.rate,
+                seed=self._given.seed,
+            )
+            progress = Progress(traffic.tally)
+            sending = asyncio.create_task(traffic.run())
+            try:
+                await self._watch(client, progress, sending)
+            finally:
+                traffic.stop()
+                await sending
+            await progress.look(client)
+            self._console.print(demo_view.summary(progress))
+
+    async def _watch(
+        self, client: Client, progress: Progress, sending: "asyncio.Task[object]"
+    ) -> None:
+        began = last_line = time.monotonic()
+        with self._screen() as live:
+            while not self._ending.asked and not sending.done():
+                now = time.monotonic()
+                if self._given.seconds is not None and now - began >= self._given.seconds:
+                    return
+                with contextlib.suppress(DemoError, aiohttp.ClientError):
+                    for line in await progress.look(client):
+                        self._console.print(line)
+                if live is not None:
+                    live.update(demo_view.table(progress))
+                elif now - last_line >= LINE_EVERY_S:
+                    last_line = now
+                    self._console.print(demo_view.line(progress))
+                await asyncio.sleep(LOOK_S)
+
+    def _screen(self) -> contextlib.AbstractContextManager[Live | None]:
+        if self._console.is_terminal:
+            return Live(console=self._console, refresh_per_second=2, transient=True)
+        return contextlib.nullcontext()

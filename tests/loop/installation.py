@@ -1,0 +1,183 @@
+"""A whole installation of real processes: API, worker, schedule, edge and a simulated pool."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import sqlalchemy as sa
+
+from controlplane.processes import Process, Program
+from controlplane.signing import load_keys, public_keys
+from controlplane.simulation.habits import Habits
+from controlplane.simulation.tally import Tally
+from controlplane.simulation.traffic import Traffic
+from controlplane.simulation.world import default_world
+
+POLICY, POOL, METRIC = "chat", "main", "score"
+WAIT_S = 1.0
+GATE = {"min_interactions": 500, "growth": 1.4, "min_judged": 100}
+HABITS = Habits(wait_s=(0.0, 0.6), late_s=(1.5, 2.5), drain_s=30.0)
+
+
+@dataclass
+class Installation:
+    """Real programs over one database; each can be killed and started again."""
+
+    data: Path
+    database_url: str
+    redis_url: str
+    engine: sa.Engine
+    admin_key: str
+    edge_key: str
+    api_port: int
+    edge_port: int
+    pool_port: int = 0
+    processes: dict[str, Process] = field(default_factory=dict)
+
+    @property
+    def api_url(self) -> str:
+        return f"http://127.0.0.1:{self.api_port}"
+
+    @property
+    def edge_url(self) -> str:
+        return f"http://127.0.0.1:{self.edge_port}"
+
+    def start(self, *names: str) -> None:
+        logs = self.data / "logs"
+        logs.mkdir(exist_ok=True)
+        for name in names:
+            self.processes[name] = Process(self._program(name), logs)
+        for name in names:
+            ready = self.processes[name].wait_ready()
+            if name == "pool":
+                self.pool_port = int(ready["port"])
+
+    def kill(self, *names: str) -> None:
+        """``kill -9``, the whole session of the process: nothing can be tidied up."""
+        for name in names:
+            os.killpg(self.processes[name].pid, signal.SIGKILL)
+        for name in names:
+            wait_until(lambda name=name: self.processes[name].ended() is not None, 10)
+
+    def stop(self) -> None:
+        for process in reversed(self.processes.values()):
+            process.stop()
+
+    def _program(self, name: str) -> Program:
+        shared = {
+            "POINTSMAN_DATABASE_URL": self.database_url,
+            "POINTSMAN_REDIS_URL": self.redis_url,
+            "POINTSMAN_DATA_DIR": str(self.data),
+        }
+        trusted = public_keys(load_keys(None, self.data))
+        programs = {
+            "api": Program(
+                "api", "controlplane.api.app", (), {**shared, "POINTSMAN_PORT": str(self.api_port)}
+            ),
+            "worker": Program("worker", "workers.cli", ("worker",), shared),
+            "beat": Program("beat", "workers.cli", ("beat",), shared),
+            "pool": Program(
+                "pool", "controlplane.simulation.pool", ("--port", "0", "--speed", "20")
+            ),
+            "edge": Program(
+                "edge",
+                "edge.cli",
+                (),
+                {
+                    "POINTSMAN_EDGE_CONTROL_PLANE_URL": self.api_url,
+                    "POINTSMAN_EDGE_API_KEY": self.edge_key,
+                    "POINTSMAN_EDGE_TRUSTED_KEYS": trusted,
+                    "POINTSMAN_EDGE_POLICIES": POLICY,
+                    "POINTSMAN_EDGE_ID": "edge-1",
+                    "POINTSMAN_EDGE_DATA_DIR": str(self.data / "edge"),
+                    "POINTSMAN_EDGE_PORT": str(self.edge_port),
+                    "POINTSMAN_EDGE_STATUS_INTERVAL_S": "1",
+                    "POINTSMAN_EDGE_BACKOFF_MAX_S": "2",
+                },
+            ),
+        }
+        return programs[name]
+
+    def call(self, method: str, path: str, body: Any = None, **headers: str) -> Any:
+        answer = httpx.request(
+            method,
+            self.api_url + path,
+            json=body,
+            headers={"authorization": f"Bearer {self.admin_key}", **headers},
+            timeout=30,
+        )
+        assert answer.status_code < 300, f"{path}: {answer.status_code}: {answer.text}"
+        return answer.json() if answer.content else None
+
+    def declare(self, *, auto_promote: bool = True) -> None:
+        world = default_world()
+        for arm in world.arm_names:
+            card = world.card(arm)
+            prices = {name: card[name] for name in ("usd_per_mtok_in", "usd_per_mtok_out")}
+            self.call(
+                "PUT",
+                f"/v1/pools/{POOL}/arms/{arm}",
+                {
+                    "model": arm,
+                    "endpoint": f"http://127.0.0.1:{self.pool_port}/v1",
+                    "card": prices,
+                },
+            )
+        metric = {"type": "float", "range": [0, 1], "wait_s": WAIT_S}
+        self.call("PUT", f"/v1/metrics/{METRIC}", metric)
+        policy = {
+            "pool": POOL,
+            "learners": [{"name": "linucb"}],
+            "auto_promote": auto_promote,
+            "gate": GATE,
+        }
+        self.call("PUT", f"/v1/policies/{POLICY}", policy)
+        reward = {"expression": f"{METRIC} - 0.2*cost_usd/0.004"}
+        self.call("PUT", f"/v1/rewards/{POLICY}", reward)
+        wait_until(lambda: httpx.get(f"{self.edge_url}/readyz").status_code == 200, 30)
+
+    def traffic(self, rate_per_s: float = 60.0, seed: int = 0) -> Traffic:
+        return Traffic(
+            edge_url=self.edge_url,
+            control_plane_url=self.api_url,
+            api_key=self.admin_key,
+            policy=POLICY,
+            world=default_world(),
+            rate_per_s=rate_per_s,
+            seed=seed,
+            habits=HABITS,
+        )
+
+    def send(self, requests: int, rate_per_s: float = 60.0, seed: int = 0) -> Tally:
+        return asyncio.run(self.traffic(rate_per_s, seed).run(requests=requests))
+
+    def scalar(self, statement: str) -> Any:
+        with self.engine.connect() as connection:
+            return connection.execute(sa.text(statement)).scalar_one()
+
+    def all_joined(self, decisions: int) -> bool:
+        """Whether so many decisions are stored, none waits, and each is one interaction."""
+        return (
+            self.scalar("SELECT count(*) FROM decisions") >= decisions
+            and self.scalar("SELECT count(*) FROM pending_joins") == 0
+            and self.scalar("SELECT count(*) FROM interactions")
+            == self.scalar("SELECT count(*) FROM decisions")
+        )
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            if condition():
+                return
+        except httpx.HTTPError:
+            pass
+        assert time.monotonic() < deadline, f"not within {timeout_s} s"
+        time.sleep(0.1)
