@@ -222,8 +222,8 @@ def _choose(arms: Sequence[str] | None, models: dict[str, int], path: Path) -> t
 
 def _assemble(asked: _Queries, answered: _Outcomes, arms: tuple[str, ...], path: Path) -> Table:
     column_of = np.full(len(answered.models), -1, dtype=np.int64)
-    for column, arm in enumerate(arms):
-        column_of[answered.models[arm]] = column
+    for at, arm in enumerate(arms):
+        column_of[answered.models[arm]] = at
     column = column_of[np.array(answered.model, dtype=np.int64)]
     row = np.array(answered.query, dtype=np.int64)
     used = column >= 0
@@ -294,15 +294,20 @@ class _File:
 class _Reader(Iterator[list[str]]):
     """The standard library's reader, typed."""
 
-    def __init__(self, stream: io.TextIOBase) -> None:
+    def __init__(self, stream: io.TextIOBase, path: Path) -> None:
         self._reader = csv.reader(stream, strict=True)
+        self._path = path
 
     @property
     def line_num(self) -> int:
         return self._reader.line_num
 
     def __next__(self) -> list[str]:
-        return next(self._reader)
+        try:
+            return next(self._reader)
+        except csv.Error as error:
+            text = f"{self._path}: row {self.line_num}: not CSV ({error})"
+            raise TableError(text) from error
 
 
 @contextmanager
@@ -311,7 +316,7 @@ def _reading(path: Path, required: Sequence[str]) -> Iterator[_File]:
     opener = gzip.open if path.suffix == ".gz" else open
     try:
         with opener(path, "rt", encoding="utf-8-sig", newline="") as stream:
-            reader = _Reader(stream)
+            reader = _Reader(stream, path)
             header = next(reader, [])
             for name in required:
                 if name not in header:
@@ -324,8 +329,6 @@ def _reading(path: Path, required: Sequence[str]) -> Iterator[_File]:
         raise TableError(f"{path}: not a whole gzip file ({error})") from error
     except UnicodeDecodeError as error:
         raise TableError(f"{path}: not UTF-8 ({error})") from error
-    except csv.Error as error:
-        raise TableError(f"{path}: row {reader.line_num}: not CSV ({error})") from error
     except OSError as error:
         raise TableError(f"{path}: can not be read ({error.strerror or error})") from error
 
