@@ -1,0 +1,64 @@
+"""A chat request as it came: only what routing needs is read, and only ``model`` is rewritten."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from edge.errors import ProblemError, invalid
+from edge.ledger import check_id
+
+ROUTE = "route/"
+_fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_MAX_MODEL = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """The parts of a request; ``fields`` are its values byte for byte."""
+
+    model: str
+    messages: list[Any]
+    stream: bool
+    fields: dict[str, msgspec.Raw]
+    session_id: str | None
+    episode_id: str | None
+
+    @property
+    def policy(self) -> str | None:
+        """The policy that routes it, or None when it names a model itself."""
+        return self.model.removeprefix(ROUTE) if self.model.startswith(ROUTE) else None
+
+    def body_for(self, model: str) -> bytes:
+        """The request for an arm: the same values in the same order, with its model's name."""
+        return msgspec.json.encode(
+            {**self.fields, "model": msgspec.Raw(msgspec.json.encode(model))}
+        )
+
+
+def read_chat(body: bytes, headers: Mapping[str, str]) -> Chat:
+    """The request that body and headers hold.
+
+    Raises:
+        ProblemError: It is no JSON object (400), or model, messages or an id is wrong (422).
+    """
+    try:
+        fields = _fields.decode(body)
+        model = msgspec.json.decode(fields.get("model", b"null"))
+        messages = msgspec.json.decode(fields.get("messages", b"null"))
+        stream = msgspec.json.decode(fields.get("stream", b"false"))
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ProblemError(400, "not_json", f"the body is no JSON object: {error}") from error
+    if not isinstance(model, str) or not 0 < len(model) <= _MAX_MODEL:
+        raise invalid("model", model, "give route/<policy> or a model's name")
+    if not isinstance(messages, list) or not messages:
+        raise invalid("messages", messages, "give a list of messages")
+    return Chat(
+        model=model,
+        messages=messages,
+        stream=stream is True,
+        fields=fields,
+        session_id=check_id("x-route-session-id", headers.get("x-route-session-id")),
+        episode_id=check_id("x-route-episode-id", headers.get("x-route-episode-id")),
+    )

@@ -1,0 +1,235 @@
+"""``POST /v1/decide``: a choice for an application that makes the call itself."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from edge.errors import ProblemError, invalid
+from edge.ledger import Answered, Ledger, check_id, reward_deadline
+from edge.policies import Policies
+from edge.router import Decision, NoArmError, decide, eligible_arms
+from kernels import signals
+from learners.bundle import Bundle
+from learners.errors import LearnersError
+from learners.ids import parse
+from learners.records import Context, ContextValue
+
+MAX_DECIDE_BYTES = 1024 * 1024
+MAX_CONTEXT_BYTES = 256 * 1024
+MAX_FEATURES = 256
+MAX_TEXT = 1024
+MAX_ACTIONS = 1024
+_AT = re.compile(r"at `\$\.?([^`]*)`")
+_FIELD = re.compile(r"field `([^`]*)`")
+
+
+class Asked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of a request."""
+
+    policy: str
+    context: dict[str, Any] | None = None
+    input: str | list[Any] | None = None
+    actions: list[str] | None = None
+    excluded_actions: list[str] = []
+    session_id: str | None = None
+    episode_id: str | None = None
+    decision_id: str | None = None
+    defer_activation: bool = False
+
+
+class Decider:
+    """The two endpoints of a choice."""
+
+    def __init__(
+        self,
+        policies: Policies,
+        ledger: Ledger,
+        *,
+        now: Callable[[], datetime],
+        new_id: Callable[[datetime], str],
+    ) -> None:
+        """``now`` and ``new_id`` are the clock and the source of decision ids."""
+        self._policies = policies
+        self._ledger = ledger
+        self._now = now
+        self._new_id = new_id
+
+    async def decide(self, request: web.Request) -> web.Response:
+        """Answer with a choice, and log it unless it is deferred."""
+        asked = read_asked(await request.read())
+        seen = _seen(asked)
+        answer = None
+        if asked.decision_id is not None:
+            answer = self._ledger.recall(asked.decision_id, seen)
+        if answer is None:
+            answer = self._choose(asked, seen)
+        return web.Response(body=answer, content_type="application/json")
+
+    def _choose(self, asked: Asked, seen: bytes) -> bytes:
+        bundle = self._policies.bundle(asked.policy)
+        now = self._now()
+        try:
+            decision = decide(
+                bundle,
+                read_context(asked),
+                decision_id=asked.decision_id or self._new_id(now),
+                at=now,
+                eligible=eligible_arms(
+                    bundle, actions=asked.actions, excluded=asked.excluded_actions
+                ),
+                session_id=asked.session_id,
+                episode_id=asked.episode_id,
+            )
+        except LearnersError as error:
+            raise _bad_context(error) from error
+        except NoArmError as error:
+            raise invalid("actions", asked.actions, str(error)) from error
+        if asked.defer_activation:
+            self._ledger.defer(decision)
+        else:
+            self._ledger.record(decision)
+        answer = msgspec.json.encode(_answer(decision, bundle))
+        self._ledger.remember(decision.decision_id, Answered(seen, answer))
+        return answer
+
+    async def activate(self, request: web.Request) -> web.Response:
+        """Log a deferred decision."""
+        self._ledger.activate(request.match_info["decision_id"].lower())
+        return web.Response(status=204)
+
+
+def read_asked(body: bytes) -> Asked:
+    """The request that the body holds.
+
+    Raises:
+        ProblemError: It is no JSON (400) or a field is missing, unknown or wrong (422).
+    """
+    if len(body) > MAX_DECIDE_BYTES:
+        raise ProblemError(
+            413, "body_too_large", f"the body has {len(body)} bytes: at most {MAX_DECIDE_BYTES}"
+        )
+    try:
+        raw = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ProblemError(400, "not_json", f"the body is not JSON: {error}") from error
+    try:
+        asked = msgspec.convert(raw, Asked)
+    except msgspec.ValidationError as error:
+        raise _explained(raw, str(error)) from error
+    return _checked(asked)
+
+
+def _explained(raw: object, message: str) -> ProblemError:
+    """Name the field, which the message of msgspec holds in its path."""
+    path = _AT.search(message)
+    field = _FIELD.search(message)
+    name = ".".join(m.group(1) for m in (path, field) if m and m.group(1)) or "body"
+    top = name.split(".", 1)[0].split("[", 1)[0]
+    value = raw.get(top) if isinstance(raw, Mapping) else raw
+    known = ", ".join(Asked.__struct_fields__)
+    return invalid(name, value, f"{message}; fields are {known}")
+
+
+def _checked(asked: Asked) -> Asked:
+    if asked.context is None and asked.input is None:
+        raise invalid("context", None, "give context (features) or input (text or messages)")
+    check_id("session_id", asked.session_id)
+    check_id("episode_id", asked.episode_id)
+    for field in ("actions", "excluded_actions"):
+        if len(getattr(asked, field) or ()) > MAX_ACTIONS:
+            raise invalid(field, len(getattr(asked, field)), f"name at most {MAX_ACTIONS}")
+    if asked.decision_id is None:
+        return asked
+    try:
+        # One spelling only, or a replay in capitals would be another draw.
+        return msgspec.structs.replace(asked, decision_id=str(parse(asked.decision_id)))
+    except LearnersError as error:
+        raise invalid("decision_id", asked.decision_id, str(error)) from error
+
+
+def _seen(asked: Asked) -> bytes:
+    """What tells one question from another, whatever the order of its keys."""
+    return msgspec.json.encode(asked, order="deterministic")
+
+
+def read_context(asked: Asked) -> Context:
+    """The features: those of the input's text, and over them those that the application gave.
+
+    Raises:
+        ProblemError: A feature is none that a context may hold (422).
+    """
+    found: dict[str, ContextValue] = {}
+    if asked.input is not None:
+        text = asked.input
+        messages = [{"role": "user", "content": text}] if isinstance(text, str) else text
+        found.update(signals.read_messages(messages))
+    given = asked.context or {}
+    if len(given) > MAX_FEATURES:
+        raise invalid("context", f"{len(given)} features", f"give at most {MAX_FEATURES}")
+    for name, value in given.items():
+        if value is not None:
+            found[name] = _value(name, value)
+    if len(msgspec.json.encode(given)) > MAX_CONTEXT_BYTES:
+        raise invalid("context", f"{len(given)} features", f"at most {MAX_CONTEXT_BYTES} bytes")
+    return found
+
+
+def _value(name: str, value: object) -> ContextValue:
+    if not 0 < len(name) <= 128:
+        raise invalid("context", name, "feature names have 1 to 128 characters")
+    if isinstance(value, str) and len(value) <= MAX_TEXT:
+        return value
+    if _is_number(value):
+        return value  # type: ignore[return-value]
+    if isinstance(value, list) and all(map(_is_number, value)):
+        return value
+    raise invalid(
+        f"context.{name}", value, f"give a number, a flag, up to {MAX_TEXT} characters or numbers"
+    )
+
+
+def _is_number(value: object) -> bool:
+    # Beyond 2**63 an integer may have no float, and no column of a table holds it.
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)
+
+
+def _bad_context(error: LearnersError) -> ProblemError:
+    field, _, rest = str(error).partition(" ")
+    if not field.startswith("context."):  # its features fit, but not their sum
+        return invalid("context", "out of range", str(error))
+    return ProblemError(
+        422,
+        "invalid_field",
+        str(error),
+        field=field,
+        value=rest.removeprefix("is ")[:200],
+        remedy=rest.rpartition(": ")[2],
+    )
+
+
+def _answer(decision: Decision, bundle: Bundle) -> dict[str, Any]:
+    return {
+        "decision_id": decision.decision_id,
+        "action": decision.action,
+        "model": bundle.arms[bundle.index[decision.action]].model,
+        "propensity": decision.propensity,
+        "distribution": _pairs(decision.eligible, decision.distribution),
+        "policy": {
+            "name": decision.policy,
+            "version": decision.version,
+            "serial": decision.serial,
+            "digest": decision.digest,
+        },
+        "mode": decision.mode,
+        "reward_deadline": reward_deadline(decision, bundle.wait_s),
+    }
+
+
+def _pairs(names: Sequence[str], probabilities: Sequence[float]) -> list[dict[str, Any]]:
+    return [
+        {"action": name, "probability": p} for name, p in zip(names, probabilities, strict=True)
+    ]

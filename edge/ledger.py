@@ -1,0 +1,175 @@
+"""What was decided and measured, written down once: the way from a choice to the spool."""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from time import monotonic
+from typing import Never
+
+import msgspec
+import structlog
+
+from edge.errors import ProblemError, invalid
+from edge.metrics import Metrics
+from edge.router import Decision
+from edge.spool import Kind, RefusedError, Spool
+
+MAX_RECENT = 20_000
+MAX_DEFERRED = 10_000
+DEFERRED_S = 3600.0
+SYNC_INTERVAL_S = 0.1
+LOG_EVERY_S = 10.0
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What a decision id was asked and what it got, so that a replay gets the same."""
+
+    asked: bytes
+    answer: bytes
+
+
+class Ledger:
+    """Spools each decision once; holds deferred ones until they are activated, or an hour."""
+
+    def __init__(self, spool: Spool, metrics: Metrics, edge_id: str) -> None:
+        """``edge_id`` is written on every decision."""
+        self._spool = spool
+        self._metrics = metrics
+        self._suffix = b',"edge_id":%b}' % msgspec.json.encode(edge_id)
+        self._encoder = msgspec.json.Encoder()
+        self._recent: OrderedDict[str, Answered] = OrderedDict()
+        self._deferred: OrderedDict[str, tuple[float, Decision]] = OrderedDict()
+        self._quiet_until = 0.0
+
+    def record(self, decision: Decision) -> None:
+        """Spool a decision that is being served."""
+        self._metrics.decisions.labels(decision.policy, decision.mode, decision.action).inc()
+        # The record is the wire's line but for the edge's own id, which is appended here.
+        self._append("decision", self._encoder.encode(decision)[:-1] + self._suffix)
+
+    def outcome(
+        self,
+        decision_id: str,
+        *,
+        at: datetime,
+        values: Mapping[str, float],
+        response_id: str | None = None,
+    ) -> None:
+        """Spool what was measured of a decision; nothing known is nothing written."""
+        if not values:
+            return
+        error = values.get("error")
+        self._metrics.outcomes.labels("unknown" if error is None else str(int(error))).inc()
+        row = {"decision_id": decision_id, "at": at, "values": values, "response_id": response_id}
+        self._append("outcome", self._encoder.encode(row))
+
+    def _append(self, kind: Kind, line: bytes) -> None:
+        try:
+            self._spool.append(kind, line)
+        except RefusedError as error:
+            # Serving goes on: the applications' requests are worth more than their log.
+            self._metrics.dropped.labels(kind, str(error)).inc()
+            if monotonic() >= self._quiet_until:
+                self._quiet_until = monotonic() + LOG_EVERY_S
+                log.error("spool.refused", kind=kind, reason=str(error))  # noqa: TRY400
+
+    def recall(self, decision_id: str, asked: bytes) -> bytes | None:
+        """The answer that this id got before, if it is remembered.
+
+        Raises:
+            ProblemError: The id was used with another question (409).
+        """
+        found = self._recent.get(decision_id)
+        if found is None:
+            return None
+        if found.asked != asked:
+            raise ProblemError(
+                409,
+                "decision_id_reused",
+                f"decision_id {decision_id} was used for another request",
+                field="decision_id",
+                value=decision_id,
+                remedy="give each decision its own UUIDv7",
+            )
+        return found.answer
+
+    def remember(self, decision_id: str, answered: Answered) -> None:
+        """Keep an answer for replays, forgetting the oldest."""
+        self._recent[decision_id] = answered
+        if len(self._recent) > MAX_RECENT:
+            self._recent.popitem(last=False)
+
+    def defer(self, decision: Decision) -> None:
+        """Hold a decision back until it is activated.
+
+        Raises:
+            ProblemError: Too many are held (503).
+        """
+        self._expire()
+        if len(self._deferred) >= MAX_DEFERRED:
+            raise ProblemError(
+                503,
+                "too_many_deferred",
+                f"{MAX_DEFERRED} deferred decisions wait for their activation",
+                retry_after_s=10,
+                remedy="activate those that were used, or wait until they expire",
+            )
+        self._deferred[decision.decision_id] = (monotonic() + DEFERRED_S, decision)
+
+    def activate(self, decision_id: str) -> None:
+        """Log a deferred decision; a second activation changes nothing.
+
+        Raises:
+            ProblemError: No such decision is held (404).
+        """
+        self._expire()
+        held = self._deferred.pop(decision_id, None)
+        if held is not None:
+            self.record(held[1])
+        elif decision_id not in self._recent:
+            raise ProblemError(
+                404,
+                "decision_not_found",
+                f"no deferred decision {decision_id[:64]} is held here",
+                field="decision_id",
+                value=decision_id[:64],
+                remedy=f"activate within {DEFERRED_S:.0f} s, at the edge that decided",
+            )
+
+    def _expire(self) -> None:
+        now = monotonic()
+        while self._deferred:
+            decision_id, (until, _) = next(iter(self._deferred.items()))
+            if until > now:
+                return
+            del self._deferred[decision_id]
+            self._recent.pop(decision_id, None)
+
+    async def keep_synced(self) -> Never:
+        """Force the spool onto the disk ten times a second, for as long as the edge lives."""
+        while True:
+            await asyncio.sleep(SYNC_INTERVAL_S)
+            try:
+                await asyncio.to_thread(self._spool.sync)
+            except OSError as error:
+                log.error("spool.sync_failed", error=str(error))  # noqa: TRY400
+
+
+def reward_deadline(decision: Decision, wait_s: float) -> datetime:
+    """When the decision's reward is settled."""
+    return decision.at + timedelta(seconds=wait_s)
+
+
+def check_id(field: str, value: str | None, limit: int = 128) -> str | None:
+    """A session's or episode's id as the application gave it.
+
+    Raises:
+        ProblemError: It is empty, too long or not printable (422).
+    """
+    if value is not None and not (0 < len(value) <= limit and value.isprintable()):
+        raise invalid(field, value, f"give 1 to {limit} printable characters")
+    return value
