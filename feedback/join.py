@@ -10,7 +10,7 @@ from feedback.metrics import Metric
 from learners.features import canonical_json
 from learners.records import MAX_ABS_REWARD, Interaction
 from learners.rewards import RewardFunction
-from storage import interactions, policies
+from storage import interactions, policies, versions
 
 BATCH = 2_000
 MAX_READ = 100_000
@@ -40,14 +40,17 @@ def settle(connection: sa.Connection, policy_id: UUID, *, now: datetime, limit: 
 
     Never earlier than the wait, even where all values are there: what answers fast would
     otherwise be over-represented. What arrives later amends the interaction in its place.
+    The policy stays locked until the commit, so its log grows by one join at a time, and a reward
+    that is replaced meanwhile finds every interaction that was made with it.
     """
+    versions.lock_policy(connection, policy_id)
     newest = policies.newest_reward(connection, policy_id)
     if newest is None:
         return 0
     version, spec = newest
     reward = RewardFunction.from_json(spec)
     policy = policies.get_policy(connection, policy_id)
-    ids = interactions.take_due(connection, policy_id, now, limit)
+    ids = interactions.take_due(connection, policy, now, limit)
     if not ids:
         return 0
     metrics = {
@@ -56,7 +59,7 @@ def settle(connection: sa.Connection, policy_id: UUID, *, now: datetime, limit: 
         if name in reward.metrics
     }
     outcomes = interactions.outcome_values(connection, policy.project_id, ids)
-    said = interactions.feedback_values(connection, ids)
+    said = interactions.feedback_values(connection, policy.project_id, ids)
     rows = []
     for decision_id in ids:
         values = combine(outcomes.get(decision_id, {}), said.get(decision_id, {}), metrics)

@@ -1,60 +1,91 @@
 """The events that edges send, line by line: what is a valid decision, and a valid outcome."""
 
 import math
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import msgspec
+from msgspec import Meta
 
 from feedback.errors import InvalidEventError
 from feedback.metrics import OUTCOMES
 from learners.ids import IdError, parse, time_of
 
 MAX_LINES = 5_000
-MAX_LINE_BYTES = 256 * 2**10
-MAX_ARMS = 1_000
+MAX_LINE_BYTES = 2**20
+MAX_ARMS = 1_024
 MAX_FEATURES = 512
 MAX_TEXT = 256
-MAX_VECTOR = 4_096
+MAX_FEATURE_TEXT = 1_024
+MAX_COUNT = 2**63 - 1
 TOLERANCE = 1e-6
 AHEAD = timedelta(hours=1)
 """How far a sender's clock may run ahead of ours."""
+EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
+
+Text = Annotated[str, Meta(max_length=MAX_TEXT)]
+Count = Annotated[int, Meta(ge=0, le=MAX_COUNT)]
+Whole = Annotated[int, Meta(ge=-MAX_COUNT, le=MAX_COUNT)]
+Feature = Whole | float | bool | Annotated[str, Meta(max_length=MAX_FEATURE_TEXT)] | list[float]
+Amount = Annotated[float, Meta(ge=0)]
+Time = Annotated[datetime, Meta(tz=True)]
 
 
 class DecisionLine(msgspec.Struct, frozen=True, kw_only=True):
     """One line of ``POST /v1/decisions:batch``."""
 
-    decision_id: str
-    policy: str
-    version: int
-    serial: int
-    digest: str
-    at: datetime
-    context: dict[str, Any]
-    eligible: list[str]
-    distribution: list[float]
-    action: str
+    decision_id: Text
+    policy: Text
+    version: Count
+    serial: Count
+    digest: Text
+    at: Time
+    context: Annotated[dict[Text, Feature], Meta(max_length=MAX_FEATURES)]
+    eligible: Annotated[list[Text], Meta(min_length=1, max_length=MAX_ARMS)]
+    distribution: list[Annotated[float, Meta(ge=0, le=1 + TOLERANCE)]]
+    action: Text
     propensity: float
     mode: Literal["policy", "fallback", "retry"] = "policy"
-    retry_of: str | None = None
-    session_id: str | None = None
-    episode_id: str | None = None
-    edge_id: str | None = None
+    retry_of: Text | None = None
+    session_id: Text | None = None
+    episode_id: Text | None = None
+    edge_id: Text | None = None
 
 
 class OutcomeLine(msgspec.Struct, frozen=True, kw_only=True):
     """One line of ``POST /v1/outcomes:batch``."""
 
-    decision_id: str
-    at: datetime
-    values: dict[str, float]
-    response_id: str | None = None
+    decision_id: Text
+    at: Time
+    values: Annotated[dict[str, Amount], Meta(max_length=len(OUTCOMES))]
+    response_id: Text | None = None
 
 
 _DECISION = msgspec.json.Decoder(DecisionLine)
 _OUTCOME = msgspec.json.Decoder(OutcomeLine)
+_TEXT = f"a text of at most {MAX_TEXT} characters"
+_COUNT = "a whole number from 0 to 2^63 - 1"
+_REMEDY: Mapping[str, str] = {
+    "": "a JSON object",
+    "decision_id": "a UUIDv7",
+    "retry_of": "the UUIDv7 of the decision that failed, or null",
+    "version": _COUNT,
+    "serial": _COUNT,
+    "at": "an RFC 3339 time with its zone, such as 2026-01-31T12:00:00Z",
+    "context": f"at most {MAX_FEATURES} features, each a finite number within 64 bits, true or "
+    f"false, a text of at most {MAX_FEATURE_TEXT} characters, or a list of numbers",
+    "eligible": f"1 to {MAX_ARMS} arms, each {_TEXT}",
+    "distribution": "the probability of each eligible arm, from 0 to 1",
+    "propensity": "the served probability of the action",
+    "mode": "policy, fallback or retry",
+    "values": f"numbers of at least 0, named as in {list(OUTCOMES)}",
+}
+_HELD: Mapping[str, Any] = {"context": Feature, "values": Amount}
+_PATH = re.compile(r"\$\.(\w+)")
+_MISSING = re.compile(r"missing required field `(\w+)`")
 
 
 def read_decision(line: bytes, now: datetime) -> tuple[UUID, DecisionLine]:
@@ -63,15 +94,12 @@ def read_decision(line: bytes, now: datetime) -> tuple[UUID, DecisionLine]:
     Raises:
         InvalidEventError: Naming the field, the value and the remedy.
     """
-    row = _decode(_DECISION, line)
+    row: DecisionLine = _decode(_DECISION, line)
     found = read_id("decision_id", row.decision_id, now)
     if row.retry_of is not None:
         read_id("retry_of", row.retry_of, now)
-    _aware(row.at)
-    for name in ("policy", "digest", "session_id", "episode_id", "edge_id"):
-        _short(name, getattr(row, name))
+    check_time("at", row.at, now)
     _check_distribution(row)
-    _check_context(row.context)
     return found, row
 
 
@@ -81,15 +109,14 @@ def read_outcome(line: bytes, now: datetime) -> tuple[UUID, OutcomeLine]:
     Raises:
         InvalidEventError: Naming the field, the value and the remedy.
     """
-    row = _decode(_OUTCOME, line)
+    row: OutcomeLine = _decode(_OUTCOME, line)
     found = read_id("decision_id", row.decision_id, now)
-    _aware(row.at)
-    _short("response_id", row.response_id)
-    for name, value in row.values.items():
+    check_time("at", row.at, now)
+    for name in row.values:
         if name not in OUTCOMES:
-            raise InvalidEventError("values", f"values.{name}: give only {list(OUTCOMES)}")
-        if not (math.isfinite(value) and value >= 0):
-            raise InvalidEventError("values", f"values.{name} is {value}: give at least 0, finite")
+            raise InvalidEventError(
+                "values", f"values.{name[:MAX_TEXT]} is not measured: give only {list(OUTCOMES)}"
+            )
     return found, row
 
 
@@ -106,94 +133,150 @@ def read_id(field: str, text: str, now: datetime) -> UUID:
     if (found.int >> 80) / 1000 > (now + AHEAD).timestamp():
         raise InvalidEventError(
             field,
-            f"{field} {text} carries the time {_shown(found)}, which is ahead of ours "
+            f"{field} {text} carries the time {_shown_time(found)}, which is ahead of ours "
             f"({now.isoformat()}): set the sender's clock",
         )
     return found
 
 
-def _shown(identifier: UUID) -> str:
-    try:
-        return time_of(identifier).isoformat()
-    except (OverflowError, ValueError):
-        return "past the year 9999"
+def check_time(field: str, at: datetime, now: datetime) -> None:
+    """Refuse a time that has no zone, or that a sender with a working clock does not send.
 
-
-def _decode(decoder: msgspec.json.Decoder[Any], line: bytes) -> Any:
-    if len(line) > MAX_LINE_BYTES:
-        raise InvalidEventError("", f"the line has {len(line)} bytes: at most {MAX_LINE_BYTES}")
-    try:
-        return decoder.decode(line)
-    except msgspec.ValidationError as error:
-        message = str(error)
-        field = message.rpartition("$.")[2].rstrip("`") if "$." in message else ""
-        if "missing required field" in message:
-            field = message.split("`")[1]
-        raise InvalidEventError(field, message) from error
-    except msgspec.DecodeError as error:
-        raise InvalidEventError("", f"the line is not JSON: {error}") from error
-
-
-def _aware(at: datetime) -> None:
+    Raises:
+        InvalidEventError: Naming the field, the value and the remedy.
+    """
     if at.tzinfo is None:
-        raise InvalidEventError("at", f"at {at.isoformat()} has no zone: add Z or an offset")
-
-
-def _short(name: str, text: str | None) -> None:
-    if text is not None and (len(text) > MAX_TEXT or "\x00" in text):
+        raise InvalidEventError(field, f"{field} {at.isoformat()} has no zone: add Z or an offset")
+    if not EARLIEST <= at <= now + AHEAD:
         raise InvalidEventError(
-            name, f"{name} has {len(text)} characters: at most {MAX_TEXT}, and no NUL"
+            field,
+            f"{field} {at.isoformat()} is before 1970 or ahead of our time "
+            f"({now.isoformat()}): set the sender's clock",
         )
 
 
-def _check_distribution(row: DecisionLine) -> None:
-    if not 1 <= len(row.eligible) <= MAX_ARMS or len(set(row.eligible)) != len(row.eligible):
-        raise InvalidEventError("eligible", f"eligible: give 1 to {MAX_ARMS} arms, each once")
-    for arm in row.eligible:
-        _short("eligible", arm)
-    if len(row.distribution) != len(row.eligible):
+def check_text(field: str, text: str, limit: int = MAX_TEXT) -> None:
+    """Refuse a text that is too long, or that a database cannot hold.
+
+    Raises:
+        InvalidEventError: Naming the field, the value and the remedy.
+    """
+    if len(text) > limit:
+        raise InvalidEventError(field, f"{field} has {len(text)} characters: give at most {limit}")
+    if "\x00" in text or not _encodes(text):
         raise InvalidEventError(
-            "distribution",
-            f"distribution has {len(row.distribution)} numbers for {len(row.eligible)} arms",
+            field, f"{field} is {text[:80]!r}: give characters of Unicode without NUL"
         )
-    total = math.fsum(row.distribution)
-    if not (min(row.distribution) >= 0 and abs(total - 1) <= TOLERANCE):
-        raise InvalidEventError(
-            "distribution", f"distribution sums to {total}: give probabilities that sum to 1"
-        )
-    if row.action not in row.eligible:
-        raise InvalidEventError("action", f"action {row.action!r} is not among the eligible arms")
-    served = row.distribution[row.eligible.index(row.action)]
-    if not 0 < row.propensity <= 1 or abs(served - row.propensity) > TOLERANCE:
-        raise InvalidEventError(
-            "propensity",
-            f"propensity {row.propensity} is not the {served} that distribution gives "
-            f"{row.action!r}: log the served probability",
-        )
-
-
-def _check_context(context: Mapping[str, Any]) -> None:
-    if len(context) > MAX_FEATURES:
-        raise InvalidEventError("context", f"context has {len(context)} features: at most 512")
-    for name, value in context.items():
-        if not _fits(value) or len(name) > MAX_TEXT or "\x00" in name:
-            raise InvalidEventError(
-                "context",
-                f"context.{name[:MAX_TEXT]} is {repr(value)[:80]}: give a finite number, true or "
-                f"false, a text of at most {MAX_TEXT} characters, or a list of numbers",
-            )
-
-
-def _fits(value: Any) -> bool:
-    if isinstance(value, str):
-        return len(value) <= MAX_TEXT and "\x00" not in value
-    if isinstance(value, (int, float)):
-        return math.isfinite(value)
-    if isinstance(value, list) and len(value) <= MAX_VECTOR:
-        return all(isinstance(v, (int, float)) and math.isfinite(v) for v in value)
-    return False
 
 
 def utc(at: datetime) -> datetime:
     """The same moment in UTC."""
     return at.astimezone(UTC)
+
+
+def _encodes(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can spell
+        return False
+    return True
+
+
+def _shown_time(identifier: UUID) -> str:
+    try:
+        return time_of(identifier).isoformat()
+    except IdError:
+        return "past the year 9999"
+
+
+def _decode(decoder: msgspec.json.Decoder[Any], line: bytes) -> Any:
+    if len(line) > MAX_LINE_BYTES:
+        raise InvalidEventError(
+            "", f"the line has {len(line)} bytes: give at most {MAX_LINE_BYTES}"
+        )
+    try:
+        row = decoder.decode(line)
+    except msgspec.ValidationError as error:
+        raise _refused(line, str(error)) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidEventError("", f"the line is not JSON in UTF-8: {error}") from error
+    if b"\\u0000" in line:  # the one way to spell it in JSON
+        for name in decoder.type.__struct_fields__:
+            _refuse_nul(name, getattr(row, name))
+    return row
+
+
+def _refused(line: bytes, message: str) -> InvalidEventError:
+    if missing := _MISSING.search(message):
+        field = missing[1]
+        return InvalidEventError(field, f"{field} is missing: give {_REMEDY.get(field, _TEXT)}")
+    path = _PATH.search(message)
+    field = path[1] if path else ""
+    expected = message.partition(" - at ")[0]
+    return InvalidEventError(
+        field, f"{_value(line, field)}: give {_REMEDY.get(field, _TEXT)} ({expected})"
+    )
+
+
+def _value(line: bytes, field: str) -> str:
+    """What is refused and what it holds, as far as that can be read, shortened."""
+    name = field or "the line"
+    try:
+        row = msgspec.json.decode(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return f"{name} is out of range"
+    value = row.get(field) if field and isinstance(row, dict) else row
+    if field in _HELD and isinstance(value, dict):
+        for key, held in value.items():
+            if not _fits(held, _HELD[field]):
+                name, value = f"{field}.{key[:MAX_TEXT]}", held
+                break
+    shown = repr(value)
+    return f"{name} is {shown if len(shown) <= 80 else shown[:80] + '…'}"
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    try:
+        msgspec.convert(value, kind)
+    except msgspec.ValidationError:
+        return False
+    return True
+
+
+def _refuse_nul(field: str, value: Any) -> None:
+    if isinstance(value, str):
+        check_text(field, value, MAX_LINE_BYTES)
+    elif isinstance(value, Mapping):
+        for name, held in value.items():
+            _refuse_nul(field, name)
+            _refuse_nul(f"{field}.{name}", held)
+    elif isinstance(value, list):
+        for held in value:
+            _refuse_nul(field, held)
+
+
+def _check_distribution(row: DecisionLine) -> None:
+    if len(set(row.eligible)) != len(row.eligible):
+        raise InvalidEventError("eligible", f"eligible is {row.eligible[:8]}: give each arm once")
+    if len(row.distribution) != len(row.eligible):
+        raise InvalidEventError(
+            "distribution",
+            f"distribution has {len(row.distribution)} numbers for {len(row.eligible)} arms: give "
+            "one for each, in their order",
+        )
+    total = math.fsum(row.distribution)
+    if not abs(total - 1) <= TOLERANCE:
+        raise InvalidEventError(
+            "distribution", f"distribution sums to {total}: give probabilities that sum to 1"
+        )
+    if row.action not in row.eligible:
+        raise InvalidEventError(
+            "action", f"action {row.action!r} is not eligible: give one of {row.eligible[:8]}"
+        )
+    served = row.distribution[row.eligible.index(row.action)]
+    if not 0 < row.propensity <= 1 or abs(served - row.propensity) > TOLERANCE:
+        raise InvalidEventError(
+            "propensity",
+            f"propensity {row.propensity} is not the {served} that distribution gives "
+            f"{row.action!r}: log the served probability, above 0",
+        )

@@ -1,10 +1,11 @@
 """Metrics: what may be said of a decision, and how a value becomes a number."""
 
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from feedback.errors import MetricError
 
@@ -18,7 +19,14 @@ OUTCOMES = ("latency_s", "ttft_s", "input_tokens", "output_tokens", "cost_usd", 
 MAX_WAIT_S = 30 * 86_400.0
 MAX_CATEGORIES = 64
 MAX_COMMENT = 10_000
+MAX_NAME = 128
 
+_WORDS: Mapping[str, tuple[str, ...]] = {
+    "type": get_args(MetricType),
+    "level": get_args(Level),
+    "optimize": ("max", "min"),
+    "aggregation": get_args(Aggregation),
+}
 _AGGREGATE: Mapping[str, Callable[[Sequence[float]], float]] = {
     "mean": fmean,
     "min": min,
@@ -34,7 +42,8 @@ class Metric:
         range: lowest and highest value of a float.
         categories: for a category: each value's number, as a reward reads it.
         wait_s: how long after the decision a value is waited for.
-        default: the number that stands for a value which never came; None: no reward then.
+        default: the number that stands for a value which never came; None: no reward then. A
+            reward keeps the one of the day on which it was declared.
         aggregation: how the values of several sources become one.
     """
 
@@ -51,35 +60,44 @@ class Metric:
 
     def __post_init__(self) -> None:
         """Refuse a declaration that no value could satisfy."""
+        self._check_words()
+        if not 0 <= self.wait_s <= MAX_WAIT_S:
+            raise MetricError("wait_s", f"wait_s {self.wait_s}: give 0 to {MAX_WAIT_S:.0f} seconds")
+        if self.type == "category":
+            self._check_categories()
+        if self.range is not None and not (
+            self.range[0] < self.range[1] and all(map(math.isfinite, self.range))
+        ):
+            raise MetricError(
+                "range", f"range {list(self.range)}: give two finite numbers, the lowest first"
+            )
+        if self.default is not None and not math.isfinite(self.default):
+            raise MetricError("default", f"default {self.default}: give a finite number, or none")
+
+    def _check_words(self) -> None:
+        if not 1 <= len(self.name) <= MAX_NAME or not self.name.isprintable():
+            raise MetricError(
+                "name", f"name {self.name[:MAX_NAME]!r}: give 1 to {MAX_NAME} printable characters"
+            )
         if self.name in OUTCOMES:
             raise MetricError(
                 "name", f"metric {self.name!r} is measured by the edge: choose another name"
             )
-        if self.type not in {"boolean", "float", "category", "comment"}:
-            raise MetricError(
-                "type", f"type {self.type!r}: give boolean, float, category or comment"
-            )
-        if self.aggregation not in _AGGREGATE:
-            raise MetricError(
-                "aggregation", f"aggregation {self.aggregation!r}: give {sorted(_AGGREGATE)}"
-            )
-        if not 0 <= self.wait_s <= MAX_WAIT_S:
-            raise MetricError("wait_s", f"wait_s {self.wait_s}: give 0 to {MAX_WAIT_S:.0f} seconds")
-        self._check_numbers()
+        for field_name, allowed in _WORDS.items():
+            given = getattr(self, field_name)
+            if given not in allowed:
+                raise MetricError(field_name, f"{field_name} {given!r}: give one of {allowed}")
 
-    def _check_numbers(self) -> None:
-        if self.type == "category" and not 1 <= len(self.categories) <= MAX_CATEGORIES:
+    def _check_categories(self) -> None:
+        if not 1 <= len(self.categories) <= MAX_CATEGORIES:
             raise MetricError(
                 "categories",
                 f"{len(self.categories)} categories: give 1 to {MAX_CATEGORIES}, "
                 'each with its number, as {"good": 1, "bad": 0}',
             )
-        if not all(math.isfinite(number) for number in self.categories.values()):
-            raise MetricError("categories", "a category's number is not finite")
-        if self.range is not None and not self.range[0] < self.range[1]:
-            raise MetricError("range", f"range {list(self.range)}: the lowest value comes first")
-        if self.default is not None and not math.isfinite(self.default):
-            raise MetricError("default", f"default {self.default}: give a finite number, or none")
+        for category, number in self.categories.items():
+            if not math.isfinite(number):
+                raise MetricError("categories", f"{category!r} is {number}: give a finite number")
 
     def number(self, value: Any) -> float | None:
         """The number that a reward reads; None for a comment.
@@ -126,7 +144,7 @@ class Metric:
     def _float(self, value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise self._refused(value, "give a number")
-        if not math.isfinite(value):
+        if not abs(value) <= sys.float_info.max:  # an integer may be too large for isfinite
             raise self._refused(value, "give a finite number")
         if self.range is not None and not self.range[0] <= value <= self.range[1]:
             raise self._refused(value, f"give a number from {self.range[0]:g} to {self.range[1]:g}")

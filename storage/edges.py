@@ -37,4 +37,4 @@ def list_edges(
         .order_by(edges.c.seen_at.desc())
         .limit(limit)
     )
-    return [{"edge_id": r.edge_id, "seen_at": r.seen_at, **r.status} for r in rows]
+    return [{**r.status, "edge_id": r.edge_id, "seen_at": r.seen_at} for r in rows]

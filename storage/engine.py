@@ -5,6 +5,9 @@ import sqlalchemy as sa
 
 _DECODER = msgspec.json.Decoder()
 
+# A client whose host is gone holds its locks until the server notices: within a minute, not hours.
+_KEEPALIVE = "-c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3"
+
 
 def connect(url: str, *, pool_size: int = 5, application: str = "pointsman") -> sa.Engine:
     """An engine for the database at ``url`` (``postgresql+psycopg://…``)."""
@@ -18,7 +21,7 @@ def connect(url: str, *, pool_size: int = 5, application: str = "pointsman") -> 
         connect_args={
             "application_name": application,
             "connect_timeout": 10,
-            "options": "-c timezone=UTC -c lock_timeout=30s",
+            "options": "-c timezone=UTC -c lock_timeout=30s " + _KEEPALIVE,
         },
     )
 

@@ -1,21 +1,24 @@
 """Decisions, outcomes and feedback: staged by COPY, stored once, in any order.
 
-Whatever arrives for a decision puts it (back) on ``pending_joins``. The insert does nothing where
-the row stands; where a join is just taking it away, it waits for that join and then puts it back,
-so a late arrival is never lost between the two.
+Whatever arrives for a decision puts it (back) on ``pending_joins``, or locks its row there until
+the commit; a join leaves locked rows alone. So an arrival either commits before the join reads,
+or waits for that join and then puts the decision back: none is lost between the two. What speaks
+of a decision that is not there yet queues it without a policy, which the decision then fills in.
+An episode has no such row: its feedback and its decisions take turns by a lock of their own.
 """
 
-from collections.abc import Iterable, Sequence
+import zlib
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
-from psycopg.types.json import Jsonb
 from sqlalchemy.dialects.postgresql import insert
 
-from storage.tables import feedback, idempotency_keys
+from storage.copying import stage
+from storage.tables import feedback, idempotency_keys, pending_joins
 
 GRACE_S = 2.0
 """A decision waits at least this long after its arrival, for events that were spooled with it."""
@@ -27,43 +30,56 @@ DECISION_COLUMNS = (
 )  # fmt: skip
 OUTCOME_COLUMNS = ("decision_id", "project_id", "at", "values", "response_id", "received_at")
 
+_EPISODE_SPACE = 0x65706973  # "epis": keeps these locks apart from anyone else's
+_EPISODE_LOCKS = 64
+
 _NEW_DECISIONS = f"""
 WITH added AS (
-  INSERT INTO decisions SELECT * FROM stage_decisions ON CONFLICT DO NOTHING
-  RETURNING decision_id, policy_id, at, received_at
+  INSERT INTO decisions SELECT * FROM stage_decisions ORDER BY decision_id ON CONFLICT DO NOTHING
+  RETURNING decision_id, project_id, policy_id, at, received_at
 ), queued AS (
-  INSERT INTO pending_joins (decision_id, policy_id, due_at)
-  SELECT a.decision_id, a.policy_id,
+  INSERT INTO pending_joins (decision_id, project_id, policy_id, due_at)
+  SELECT a.decision_id, a.project_id, a.policy_id,
          greatest(a.at + make_interval(secs => p.wait_s),
                   a.received_at + make_interval(secs => {GRACE_S}))
   FROM added a JOIN policies p ON p.id = a.policy_id
   ORDER BY a.decision_id
-  ON CONFLICT DO NOTHING
+  ON CONFLICT (decision_id, project_id)
+  DO UPDATE SET policy_id = excluded.policy_id, due_at = excluded.due_at
 ) SELECT count(*) FROM added
-"""  # noqa: S608 — a constant of ours
+"""  # noqa: S608 -- a constant of ours
 
 _NEW_OUTCOMES = """
-WITH added AS (
-  INSERT INTO outcomes SELECT * FROM stage_outcomes ON CONFLICT DO NOTHING RETURNING decision_id
-), queued AS (
-  INSERT INTO pending_joins (decision_id, policy_id, due_at)
-  SELECT d.decision_id, d.policy_id, greatest(d.at + make_interval(secs => p.wait_s), now())
-  FROM added a JOIN decisions d ON d.decision_id = a.decision_id
-  JOIN policies p ON p.id = d.policy_id
-  ORDER BY d.decision_id
-  ON CONFLICT DO NOTHING
-) SELECT count(*) FROM added
+INSERT INTO outcomes SELECT * FROM stage_outcomes ORDER BY decision_id ON CONFLICT DO NOTHING
+RETURNING decision_id
 """
 
-_REQUEUE = """
-INSERT INTO pending_joins (decision_id, policy_id, due_at)
-SELECT d.decision_id, d.policy_id, greatest(d.at + make_interval(secs => p.wait_s), now())
+# Where the row stands, it is only locked.
+_QUEUE = """
+INSERT INTO pending_joins (decision_id, project_id, policy_id, due_at)
+SELECT u.id, :project, d.policy_id, greatest(d.at + make_interval(secs => p.wait_s), :now)
+FROM unnest(CAST(:ids AS uuid[])) AS u(id)
+LEFT JOIN decisions d ON d.decision_id = u.id AND d.project_id = :project
+LEFT JOIN policies p ON p.id = d.policy_id
+ORDER BY u.id
+ON CONFLICT (decision_id, project_id) DO UPDATE SET due_at = excluded.due_at WHERE false
+RETURNING policy_id
+"""
+
+_FILL_IN = """
+UPDATE pending_joins j SET policy_id = d.policy_id,
+  due_at = greatest(d.at + make_interval(secs => p.wait_s), :now)
 FROM decisions d JOIN policies p ON p.id = d.policy_id
-WHERE d.project_id = :project AND (
-  d.decision_id = ANY(CAST(:decisions AS uuid[]))
-  OR (d.episode_id IS NOT NULL AND d.episode_id = ANY(CAST(:episodes AS text[]))))
-ORDER BY d.decision_id
-ON CONFLICT DO NOTHING
+WHERE j.decision_id = ANY(CAST(:ids AS uuid[])) AND j.project_id = :project
+  AND j.policy_id IS NULL
+  AND d.decision_id = j.decision_id AND d.project_id = j.project_id
+"""
+
+_LOCK = "SELECT pg_advisory_xact_lock(:space, u) FROM unnest(CAST(:locks AS int[])) AS u"
+_LOCK_SHARED = _LOCK.replace("lock(", "lock_shared(", 1)
+
+_EPISODE = """
+SELECT decision_id FROM decisions WHERE project_id = :project AND episode_id = :episode
 """
 
 
@@ -84,109 +100,161 @@ class StoredFeedback:
     received_at: datetime
 
 
-def add_decisions(connection: sa.Connection, rows: Sequence[tuple[Any, ...]]) -> int:
-    """Store decisions (tuples in the order of DECISION_COLUMNS); returns how many were new."""
-    return _copy(connection, "decisions", DECISION_COLUMNS, rows, _NEW_DECISIONS)
-
-
-def add_outcomes(connection: sa.Connection, rows: Sequence[tuple[Any, ...]]) -> int:
-    """Store outcomes (tuples in the order of OUTCOME_COLUMNS); returns how many were new."""
-    return _copy(connection, "outcomes", OUTCOME_COLUMNS, rows, _NEW_OUTCOMES)
-
-
-def _copy(
-    connection: sa.Connection,
-    table: str,
-    columns: Sequence[str],
-    rows: Iterable[tuple[Any, ...]],
-    store: str,
+def add_decisions(
+    connection: sa.Connection, project_id: UUID, rows: Sequence[tuple[Any, ...]]
 ) -> int:
-    connection.execute(
-        sa.text(
-            f"CREATE TEMP TABLE IF NOT EXISTS stage_{table} (LIKE {table}) ON COMMIT DELETE ROWS"
-        )
-    )
-    driver = connection.connection.driver_connection
-    if driver is None:
-        raise RuntimeError("the connection is closed")
-    names = ", ".join(f'"{column}"' for column in columns)
-    with driver.cursor().copy(f"COPY stage_{table} ({names}) FROM STDIN") as copy:
-        for row in rows:
-            copy.write_row([Jsonb(v) if isinstance(v, dict) else v for v in row])
-    added: int = connection.execute(sa.text(store)).scalar_one()
-    connection.execute(sa.text(f"TRUNCATE stage_{table}"))
+    """Store decisions (tuples in the order of DECISION_COLUMNS); returns how many were new."""
+    episode = DECISION_COLUMNS.index("episode_id")
+    stage(connection, "decisions", DECISION_COLUMNS, rows)
+    episodes = {row[episode] for row in rows if row[episode] is not None}
+    _lock_episodes(connection, project_id, episodes, exclusive=False)
+    added: int = connection.execute(sa.text(_NEW_DECISIONS)).scalar_one()
     return added
 
 
-def add_feedback(connection: sa.Connection, rows: Sequence[StoredFeedback]) -> None:
+def add_outcomes(
+    connection: sa.Connection, project_id: UUID, rows: Sequence[tuple[Any, ...]], now: datetime
+) -> int:
+    """Store outcomes (tuples in the order of OUTCOME_COLUMNS); returns how many were new."""
+    stage(connection, "outcomes", OUTCOME_COLUMNS, rows)
+    added = list(connection.scalars(sa.text(_NEW_OUTCOMES)))
+    queue(connection, project_id, added, now)
+    return len(added)
+
+
+def add_feedback(connection: sa.Connection, row: StoredFeedback) -> None:
     """Store feedback, and have the decisions that it speaks of joined (again)."""
-    if not rows:
-        return
     connection.execute(
-        sa.insert(feedback),
-        [{name: getattr(row, name) for name in StoredFeedback.__slots__} for row in rows],
+        sa.insert(feedback), {name: getattr(row, name) for name in StoredFeedback.__slots__}
     )
-    requeue(
-        connection,
-        rows[0].project_id,
-        [row.decision_id for row in rows if row.decision_id],
-        [row.episode_id for row in rows if row.episode_id],
-    )
+    _queue_target(connection, row.project_id, row.decision_id, row.episode_id, row.received_at)
 
 
-def requeue(
+def _queue_target(
     connection: sa.Connection,
     project_id: UUID,
-    decision_ids: Sequence[UUID],
-    episode_ids: Sequence[str],
+    decision_id: UUID | None,
+    episode_id: str | None,
+    now: datetime,
 ) -> None:
-    """Have these decisions joined, once their wait is over."""
+    if decision_id is not None:
+        queue(connection, project_id, [decision_id], now)
+    if episode_id is not None:
+        _lock_episodes(connection, project_id, {episode_id}, exclusive=True)
+        spoken_of = connection.scalars(
+            sa.text(_EPISODE), {"project": project_id, "episode": episode_id}
+        )
+        queue(connection, project_id, list(spoken_of), now)
+
+
+def queue(
+    connection: sa.Connection, project_id: UUID, decision_ids: Sequence[UUID], now: datetime
+) -> None:
+    """Have these decisions joined once their wait is over, whether they have arrived or not."""
+    if not decision_ids:
+        return
+    given = {"project": project_id, "ids": [str(i) for i in decision_ids], "now": now}
+    queued = connection.scalars(sa.text(_QUEUE), given).all()
+    if None in queued:  # it may have arrived, and been joined, while the row was waited for
+        connection.execute(sa.text(_FILL_IN), given)
+
+
+def _lock_episodes(
+    connection: sa.Connection, project_id: UUID, episodes: Collection[str], *, exclusive: bool
+) -> None:
+    """Until the commit; few locks for many episodes, since a server has room for few."""
+    if not episodes:
+        return
+    seed = zlib.crc32(project_id.bytes)
+    locks = sorted({zlib.crc32(e.encode(), seed) % _EPISODE_LOCKS for e in episodes})
     connection.execute(
-        sa.text(_REQUEUE),
-        {
-            "project": project_id,
-            "decisions": [str(i) for i in decision_ids],
-            "episodes": list(episode_ids),
-        },
+        sa.text(_LOCK if exclusive else _LOCK_SHARED), {"space": _EPISODE_SPACE, "locks": locks}
     )
 
 
-def current_feedback(
-    connection: sa.Connection, project_id: UUID, row: StoredFeedback
-) -> tuple[UUID, Any] | None:
-    """The standing value of the same (decision or episode, metric, source), if any."""
+def forget_strays(connection: sa.Connection, before: datetime) -> int:
+    """Stop waiting for decisions that were spoken of before then and never came."""
+    gone = connection.execute(
+        sa.delete(pending_joins).where(
+            pending_joins.c.policy_id.is_(None), pending_joins.c.due_at < before
+        )
+    )
+    return gone.rowcount
+
+
+def standing_feedback(connection: sa.Connection, row: StoredFeedback) -> tuple[UUID, Any] | None:
+    """What the same source last said of the same decision or episode, unless it took it back."""
     query = (
         sa.select(feedback.c.feedback_id, feedback.c.value)
-        .where(
-            feedback.c.project_id == project_id,
-            feedback.c.metric == row.metric,
-            feedback.c.source == row.source,
-            feedback.c.retracted_at.is_(None),
-            feedback.c.decision_id == row.decision_id
-            if row.decision_id
-            else feedback.c.episode_id == row.episode_id,
-        )
-        .order_by(feedback.c.feedback_id.desc())
+        .where(*_same_speech(row), feedback.c.retracted_at.is_(None))
+        .order_by(feedback.c.occurred_at.desc(), feedback.c.feedback_id.desc())
         .limit(1)
     )
     found = connection.execute(query).one_or_none()
     return (found.feedback_id, found.value) if found else None
 
 
+def same_feedback(connection: sa.Connection, row: StoredFeedback) -> UUID | None:
+    """This very feedback, if it came before: also if it has been taken back since."""
+    query = (
+        sa.select(feedback.c.feedback_id)
+        .where(
+            *_same_speech(row),
+            feedback.c.occurred_at == row.occurred_at,
+            feedback.c.value == row.value,
+        )
+        .order_by(feedback.c.feedback_id)
+        .limit(1)
+    )
+    found: UUID | None = connection.scalars(query).one_or_none()
+    return found
+
+
+def _same_speech(row: StoredFeedback) -> list[sa.ColumnElement[bool]]:
+    about = (
+        feedback.c.decision_id == row.decision_id
+        if row.decision_id
+        else feedback.c.episode_id == row.episode_id
+    )
+    return [
+        feedback.c.project_id == row.project_id,
+        feedback.c.metric == row.metric,
+        feedback.c.source == row.source,
+        about,
+    ]
+
+
 def retract_feedback(
     connection: sa.Connection, project_id: UUID, feedback_id: UUID, now: datetime
 ) -> bool:
-    """Retract feedback and have its decisions joined again; False where there is none."""
-    row = connection.execute(
-        sa.update(feedback)
-        .where(feedback.c.project_id == project_id, feedback.c.feedback_id == feedback_id)
-        .values(retracted_at=sa.func.coalesce(feedback.c.retracted_at, now))
-        .returning(feedback.c.decision_id, feedback.c.episode_id)
-    ).one_or_none()
-    if row is None:
+    """Retract feedback with what it amended, and have its decisions joined again.
+
+    Returns:
+        False where there is no such feedback.
+    """
+    found = (
+        connection.execute(
+            sa.select(*(feedback.c[name] for name in StoredFeedback.__slots__)).where(
+                feedback.c.project_id == project_id, feedback.c.feedback_id == feedback_id
+            )
+        )
+        .mappings()
+        .one_or_none()
+    )
+    if found is None:
         return False
-    decisions = [row.decision_id] if row.decision_id else []
-    requeue(connection, project_id, decisions, [row.episode_id] if row.episode_id else [])
+    row = StoredFeedback(**found)
+    connection.execute(
+        sa.update(feedback)
+        .where(
+            *_same_speech(row),
+            sa.tuple_(feedback.c.occurred_at, feedback.c.feedback_id)
+            <= sa.tuple_(row.occurred_at, row.feedback_id),
+            feedback.c.retracted_at.is_(None),
+        )
+        .values(retracted_at=now)
+    )
+    _queue_target(connection, project_id, row.decision_id, row.episode_id, now)
     return True
 
 
@@ -197,7 +265,8 @@ def known_decisions(
     rows = connection.execute(
         sa.text(
             "SELECT d.decision_id, i.decision_id IS NOT NULL AS joined FROM decisions d "
-            "LEFT JOIN interactions i ON i.decision_id = d.decision_id "
+            "LEFT JOIN interactions i "
+            "ON i.decision_id = d.decision_id AND i.policy_id = d.policy_id "
             "WHERE d.project_id = :project AND d.decision_id = ANY(CAST(:ids AS uuid[]))"
         ),
         {"project": project_id, "ids": [str(i) for i in decision_ids]},
@@ -228,20 +297,29 @@ def claim_key(
         None when the key is new; else the hash of the body it was used with, and its response.
         A request in flight with the same key is waited for.
     """
-    claimed = connection.execute(
-        insert(idempotency_keys)
-        .values(project_id=project_id, key=key, body_hash=body_hash, response=None, created_at=now)
-        .on_conflict_do_nothing()
-        .returning(idempotency_keys.c.key)
-    ).one_or_none()
-    if claimed is not None:
-        return None
+    claimed = insert(idempotency_keys).values(
+        project_id=project_id, key=key, body_hash=body_hash, response=None, created_at=now
+    )
     row = connection.execute(
-        sa.select(idempotency_keys.c.body_hash, idempotency_keys.c.response).where(
-            idempotency_keys.c.project_id == project_id, idempotency_keys.c.key == key
+        claimed.on_conflict_do_update(
+            index_elements=["project_id", "key"],
+            set_={"created_at": idempotency_keys.c.created_at},
+        ).returning(
+            idempotency_keys.c.body_hash,
+            idempotency_keys.c.response,
+            sa.literal_column("xmax = 0").label("inserted"),
         )
     ).one()
-    return bytes(row.body_hash), row.response
+    return None if row.inserted else (bytes(row.body_hash), row.response)
+
+
+def release_key(connection: sa.Connection, project_id: UUID, key: str) -> None:
+    """Give back a key that this transaction has claimed, since nothing came of it."""
+    connection.execute(
+        sa.delete(idempotency_keys).where(
+            idempotency_keys.c.project_id == project_id, idempotency_keys.c.key == key
+        )
+    )
 
 
 def settle_key(connection: sa.Connection, project_id: UUID, key: str, response: Any) -> None:

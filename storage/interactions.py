@@ -8,12 +8,17 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from learners.records import Interaction
+from storage.policies import StoredPolicy
 
+# The wait is that of now: a reward with a longer one holds back what was queued before it.
 _TAKE_DUE = """
-DELETE FROM pending_joins WHERE decision_id IN (
-  SELECT decision_id FROM pending_joins
-  WHERE policy_id = :policy AND due_at <= :now
-  ORDER BY due_at, decision_id LIMIT :limit FOR UPDATE SKIP LOCKED)
+DELETE FROM pending_joins
+WHERE project_id = :project AND decision_id = ANY(ARRAY(
+  SELECT j.decision_id FROM pending_joins j
+  JOIN decisions d ON d.decision_id = j.decision_id AND d.project_id = j.project_id
+  WHERE j.policy_id = :policy AND j.due_at <= :now
+    AND d.at + make_interval(secs => :wait_s) <= :now
+  ORDER BY j.due_at, j.decision_id LIMIT :limit FOR UPDATE OF j SKIP LOCKED))
 RETURNING decision_id
 """
 
@@ -22,14 +27,20 @@ SELECT decision_id, "values" FROM outcomes
 WHERE decision_id = ANY(CAST(:ids AS uuid[])) AND project_id = :project
 """
 
-# Newest value of each source; a source's amendment replaces what it said before.
+# What each source said last, by its own clock; an amendment replaces what it said before.
 _FEEDBACK = """
-SELECT DISTINCT ON (d.decision_id, f.metric, f.source) d.decision_id, f.metric, f.source, f.number
-FROM decisions d JOIN feedback f ON f.project_id = d.project_id
-  AND (f.decision_id = d.decision_id OR (d.episode_id IS NOT NULL AND f.episode_id = d.episode_id))
-WHERE d.decision_id = ANY(CAST(:ids AS uuid[])) AND f.retracted_at IS NULL
-  AND f.number IS NOT NULL
-ORDER BY d.decision_id, f.metric, f.source, f.feedback_id DESC
+WITH said AS (
+  SELECT decision_id, metric, source, number, occurred_at, feedback_id FROM feedback
+  WHERE decision_id = ANY(CAST(:ids AS uuid[])) AND project_id = :project
+    AND retracted_at IS NULL AND number IS NOT NULL
+  UNION ALL
+  SELECT d.decision_id, f.metric, f.source, f.number, f.occurred_at, f.feedback_id
+  FROM decisions d
+  JOIN feedback f ON f.project_id = d.project_id AND f.episode_id = d.episode_id
+  WHERE d.decision_id = ANY(CAST(:ids AS uuid[])) AND d.project_id = :project
+    AND f.retracted_at IS NULL AND f.number IS NOT NULL
+) SELECT DISTINCT ON (decision_id, metric, source) decision_id, metric, number FROM said
+ORDER BY decision_id, metric, source, occurred_at DESC, feedback_id DESC
 """
 
 _WRITE = """
@@ -39,7 +50,7 @@ SELECT u.decision_id, :policy, u.position, u.reward, :reward_version,
        CAST(u.vals AS jsonb), 1, :now
 FROM unnest(CAST(:ids AS uuid[]), CAST(:positions AS bigint[]), CAST(:rewards AS float8[]),
             CAST(:vals AS text[])) AS u(decision_id, position, reward, vals)
-ON CONFLICT (decision_id) DO UPDATE SET
+ON CONFLICT (decision_id, policy_id) DO UPDATE SET
   reward = excluded.reward, reward_version = excluded.reward_version, "values" = excluded."values",
   revision = interactions.revision + 1, joined_at = excluded.joined_at
 WHERE (interactions.reward, interactions."values", interactions.reward_version)
@@ -48,17 +59,26 @@ WHERE (interactions.reward, interactions."values", interactions.reward_version)
 
 _READ = """
 SELECT i.position, i.decision_id, i.reward, d.at, d.context, d.eligible, d.action, d.propensity
-FROM interactions i JOIN decisions d ON d.decision_id = i.decision_id
+FROM interactions i
+JOIN decisions d ON d.decision_id = i.decision_id AND d.policy_id = i.policy_id
 WHERE i.policy_id = :policy AND i.position > :after AND i.position <= :upto
   AND i.reward IS NOT NULL
 ORDER BY i.position LIMIT :limit
 """
 
 
-def take_due(connection: sa.Connection, policy_id: UUID, now: datetime, limit: int) -> list[UUID]:
+def take_due(
+    connection: sa.Connection, policy: StoredPolicy, now: datetime, limit: int
+) -> list[UUID]:
     """Take the decisions whose wait is over off the queue, oldest first."""
-    rows = connection.scalars(sa.text(_TAKE_DUE), {"policy": policy_id, "now": now, "limit": limit})
-    return sorted(rows)
+    given = {
+        "policy": policy.id,
+        "project": policy.project_id,
+        "wait_s": policy.wait_s,
+        "now": now,
+        "limit": limit,
+    }
+    return sorted(connection.scalars(sa.text(_TAKE_DUE), given))
 
 
 def outcome_values(
@@ -72,11 +92,12 @@ def outcome_values(
 
 
 def feedback_values(
-    connection: sa.Connection, ids: Sequence[UUID]
+    connection: sa.Connection, project_id: UUID, ids: Sequence[UUID]
 ) -> dict[UUID, dict[str, list[float]]]:
     """For each decision and metric, the standing value of every source, by source name."""
     found: dict[UUID, dict[str, list[float]]] = {}
-    for row in connection.execute(sa.text(_FEEDBACK), {"ids": [str(i) for i in ids]}):
+    given = {"ids": [str(i) for i in ids], "project": project_id}
+    for row in connection.execute(sa.text(_FEEDBACK), given):
         found.setdefault(row.decision_id, {}).setdefault(row.metric, []).append(row.number)
     return found
 
@@ -89,13 +110,17 @@ def write(
     reward_version: int,
     now: datetime,
 ) -> None:
-    """Store (decision, reward, values as JSON): new ones at the log's end, known ones amended."""
+    """Store (decision, reward, values as JSON): new ones at the log's end, known ones amended.
+
+    Positions become visible in their order, since the policy's row is locked until the commit.
+    """
     known = set(
         connection.scalars(
             sa.text(
-                "SELECT decision_id FROM interactions WHERE decision_id = ANY(CAST(:i AS uuid[]))"
+                "SELECT decision_id FROM interactions "
+                "WHERE decision_id = ANY(CAST(:ids AS uuid[])) AND policy_id = :policy"
             ),
-            {"i": [str(row[0]) for row in rows]},
+            {"ids": [str(row[0]) for row in rows], "policy": policy_id},
         )
     )
     fresh = [row[0] for row in rows if row[0] not in known]
@@ -181,7 +206,8 @@ def reward_series(
     rows = connection.execute(
         sa.text(
             "WITH log AS (SELECT d.at, d.version, i.reward, (i.\"values\"->>'cost_usd')::float8 "
-            "AS cost FROM interactions i JOIN decisions d ON d.decision_id = i.decision_id "
+            "AS cost FROM interactions i JOIN decisions d "
+            "ON d.decision_id = i.decision_id AND d.policy_id = i.policy_id "
             "WHERE i.policy_id = :p AND i.reward IS NOT NULL AND d.at >= :since), "
             "span AS (SELECT min(at) AS low, greatest(max(at), min(at) + interval '1 s') AS high "
             "FROM log) "
@@ -201,9 +227,9 @@ def arm_shares(connection: sa.Connection, policy_id: UUID, *, last: int) -> list
         sa.text(
             "SELECT d.action AS arm, count(*) AS n, avg(i.reward) AS reward, "
             "avg((i.\"values\"->>'cost_usd')::float8) AS cost_usd FROM "
-            "(SELECT decision_id, action FROM decisions WHERE policy_id = :p "
-            "ORDER BY decision_id DESC LIMIT :last) d "
-            "LEFT JOIN interactions i ON i.decision_id = d.decision_id "
+            "(SELECT decision_id, policy_id, action FROM decisions WHERE policy_id = :p "
+            "ORDER BY decision_id DESC LIMIT :last) d LEFT JOIN interactions i "
+            "ON i.decision_id = d.decision_id AND i.policy_id = d.policy_id "
             "GROUP BY d.action ORDER BY n DESC, arm"
         ),
         {"p": policy_id, "last": last},

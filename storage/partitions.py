@@ -6,7 +6,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from storage.tables import PARTITIONED
+from storage.tables import PARTITIONED, metadata
 
 MONTHS_AHEAD = 3
 _PARTITION = re.compile(rf"({'|'.join(PARTITIONED)})_(default|\d{{6}})")
@@ -28,16 +28,24 @@ def ensure_partitions(connection: sa.Connection, now: datetime) -> list[str]:
     for table in PARTITIONED:
         for start in wanted:
             name = f"{table}_{start:%Y%m}"
-            if name in existing:
-                continue
-            connection.execute(
-                sa.text(
-                    f"CREATE TABLE IF NOT EXISTS {name} PARTITION OF {table} "
-                    f"FOR VALUES FROM ('{first_id(start)}') TO ('{first_id(_shift(start, 1))}')"
-                )
-            )
-            created.append(name)
+            if name not in existing:
+                _create(connection, table, name, start)
+                created.append(name)
     return created
+
+
+def _create(connection: sa.Connection, table: str, name: str, start: datetime) -> None:
+    """Make a partition, with the rows that had to go to the default one for want of it."""
+    key = next(iter(metadata.tables[table].primary_key)).name
+    low, high = first_id(start), first_id(_shift(start, 1))
+    strays = f"DELETE FROM {table}_default WHERE {key} >= '{low}' AND {key} < '{high}' RETURNING *"  # noqa: S608 -- names of ours
+    for statement in (
+        f"LOCK TABLE {table}_default IN ACCESS EXCLUSIVE MODE",
+        f"CREATE TABLE {name} (LIKE {table} INCLUDING DEFAULTS INCLUDING CONSTRAINTS)",
+        f"WITH strays AS ({strays}) INSERT INTO {name} SELECT * FROM strays",  # noqa: S608 -- names of ours
+        f"ALTER TABLE {table} ATTACH PARTITION {name} FOR VALUES FROM ('{low}') TO ('{high}')",
+    ):
+        connection.execute(sa.text(statement))
 
 
 def is_partition(table: str) -> bool:

@@ -148,6 +148,14 @@ def all_policies(connection: sa.Connection, *, limit: int = 10_000) -> list[Stor
     return [StoredPolicy(**row) for row in connection.execute(query).mappings()]
 
 
+def policy_ids(connection: sa.Connection, project_id: UUID) -> dict[str, UUID]:
+    """The project's policies by name."""
+    rows = connection.execute(
+        sa.select(policies.c.name, policies.c.id).where(policies.c.project_id == project_id)
+    )
+    return {row.name: row.id for row in rows}
+
+
 def policies_of_pool(connection: sa.Connection, pool_id: UUID) -> list[UUID]:
     """The policies that choose from a pool."""
     query = sa.select(policies.c.id).where(policies.c.pool_id == pool_id).order_by(policies.c.id)
@@ -167,6 +175,15 @@ def put_metric(
     )
 
 
+def find_metric(connection: sa.Connection, project_id: UUID, name: str) -> Json | None:
+    """What is declared of a metric."""
+    query = sa.select(metrics.c.spec).where(
+        metrics.c.project_id == project_id, metrics.c.name == name
+    )
+    found: Json | None = connection.scalars(query).one_or_none()
+    return found
+
+
 def list_metrics(connection: sa.Connection, project_id: UUID) -> dict[str, Json]:
     """The project's metrics by name."""
     rows = connection.execute(
@@ -175,6 +192,32 @@ def list_metrics(connection: sa.Connection, project_id: UUID) -> dict[str, Json]
         .order_by(metrics.c.name)
     )
     return {row.name: row.spec for row in rows}
+
+
+# In the order in which arrivals lock these rows too, so that nobody waits in a circle.
+_WAIT = """
+WITH waiting AS (
+  SELECT j.decision_id, j.project_id,
+         greatest(:now, d.at + make_interval(secs => :wait_s)) AS due_at
+  FROM pending_joins j
+  JOIN decisions d ON d.decision_id = j.decision_id AND d.project_id = j.project_id
+  WHERE j.policy_id = :policy ORDER BY j.decision_id FOR UPDATE OF j
+) UPDATE pending_joins j SET due_at = w.due_at FROM waiting w
+WHERE j.decision_id = w.decision_id AND j.project_id = w.project_id
+"""
+
+_JOIN_ANEW = """
+INSERT INTO pending_joins (decision_id, project_id, policy_id, due_at)
+SELECT d.decision_id, d.project_id, d.policy_id,
+       greatest(:now, d.at + make_interval(secs => :wait_s))
+FROM interactions i JOIN decisions d
+  ON d.decision_id = i.decision_id AND d.policy_id = i.policy_id
+WHERE i.policy_id = :policy
+ORDER BY d.decision_id
+ON CONFLICT (decision_id, project_id) DO UPDATE SET
+  policy_id = excluded.policy_id, due_at = greatest(pending_joins.due_at, excluded.due_at)
+WHERE pending_joins.policy_id IS NULL
+"""
 
 
 def add_reward(
@@ -197,14 +240,9 @@ def add_reward(
             policy_id=policy_id, version=version, spec=dict(spec), created_at=now
         )
     )
-    connection.execute(
-        sa.text(
-            "INSERT INTO pending_joins (decision_id, policy_id, due_at) "
-            "SELECT decision_id, policy_id, :now FROM interactions WHERE policy_id = :policy "
-            "ON CONFLICT DO NOTHING"
-        ),
-        {"policy": policy_id, "now": now},
-    )
+    given = {"policy": policy_id, "wait_s": wait_s, "now": now}
+    connection.execute(sa.text(_WAIT), given)
+    connection.execute(sa.text(_JOIN_ANEW), given)
     return version
 
 

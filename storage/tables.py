@@ -1,4 +1,7 @@
-"""The tables. Events are partitioned by time through UUIDv7 keys, so a key alone is unique."""
+"""The tables. Events are partitioned by time through UUIDv7 keys.
+
+A sender chooses the decision's id, so the project stands in its keys: nobody can take another's.
+"""
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, BYTEA, DOUBLE_PRECISION, JSONB, TIMESTAMP, UUID
@@ -40,13 +43,13 @@ def _count(name: str, *, key: bool = False, null: bool = False) -> sa.Column[obj
     return sa.Column(name, sa.BigInteger, primary_key=key, nullable=null, autoincrement=False)
 
 
-def _ref(name: str, target: str, *, key: bool = False) -> sa.Column[object]:
+def _ref(name: str, target: str, *, key: bool = False, null: bool = False) -> sa.Column[object]:
     return sa.Column(
         name,
         UUID(as_uuid=True),
         sa.ForeignKey(target, ondelete="CASCADE"),
         primary_key=key,
-        nullable=False,
+        nullable=null,
     )
 
 
@@ -125,7 +128,7 @@ decisions = sa.Table(
     "decisions",
     metadata,
     _id("decision_id"),
-    _id("project_id", key=False),
+    _id("project_id"),
     _id("policy_id", key=False),
     _count("version"),
     _count("serial"),
@@ -156,7 +159,7 @@ outcomes = sa.Table(
     "outcomes",
     metadata,
     _id("decision_id"),
-    _id("project_id", key=False),
+    _id("project_id"),
     _time("at"),
     _json("values"),
     _text("response_id", null=True),
@@ -210,7 +213,8 @@ pending_joins = sa.Table(
     "pending_joins",
     metadata,
     _id("decision_id"),
-    _ref("policy_id", "policies.id"),
+    _id("project_id"),
+    _ref("policy_id", "policies.id", null=True),
     _time("due_at"),
     sa.Index(None, "policy_id", "due_at"),
 )
@@ -219,7 +223,7 @@ interactions = sa.Table(
     "interactions",
     metadata,
     _id("decision_id"),
-    _id("policy_id", key=False),
+    _id("policy_id"),
     _count("position"),
     _number("reward", null=True),
     _count("reward_version"),
@@ -318,6 +322,7 @@ work = sa.Table(
     _text("lease_owner", null=True),
     _time("lease_until", null=True),
     _count("attempts"),
+    _count("asks"),
     _text("last_error", null=True),
     _time("done_at", null=True),
     sa.Index(None, "due_at"),

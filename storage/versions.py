@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import distinct_on, insert
 
 from storage.tables import aliases, bundles, policies, rounds, verdicts, versions
 
@@ -82,7 +82,7 @@ class StoredRound:
 
 
 def lock_policy(connection: sa.Connection, policy_id: UUID) -> None:
-    """Let nobody else number this policy's versions or bundles until the commit."""
+    """Let nobody else number this policy's versions, bundles or positions until the commit."""
     connection.execute(
         sa.select(policies.c.id).where(policies.c.id == policy_id).with_for_update(key_share=True)
     ).one()
@@ -142,19 +142,27 @@ def set_state(
 
 
 def retire_candidates(connection: sa.Connection, policy_id: UUID, *, keep: int) -> None:
-    """Retire waiting candidates, and forget the oldest that never served beyond ``keep``."""
+    """Retire waiting candidates, and forget the oldest that never served beyond ``keep``.
+
+    Raises:
+        ValueError: ``keep`` is below 1: the newest must stay, or its number would come again.
+    """
+    if keep < 1:
+        raise ValueError(f"keep is {keep}: give at least 1, so that no number comes twice")
     connection.execute(
         sa.update(versions)
         .where(versions.c.policy_id == policy_id, versions.c.state == "candidate")
         .values(state="retired")
     )
     served = sa.select(bundles.c.version).where(bundles.c.policy_id == policy_id)
+    named = sa.select(aliases.c.version).where(aliases.c.policy_id == policy_id)
     never_served = (
         sa.select(versions.c.number)
         .where(
             versions.c.policy_id == policy_id,
             versions.c.state == "retired",
             versions.c.number.not_in(served),
+            versions.c.number.not_in(named),
         )
         .order_by(versions.c.number.desc())
         .offset(keep)
@@ -223,7 +231,7 @@ def newest_serials(connection: sa.Connection) -> dict[UUID, tuple[int, str]]:
     """Of every policy: the newest bundle's serial and digest."""
     rows = connection.execute(
         sa.select(bundles.c.policy_id, bundles.c.serial, bundles.c.digest)
-        .distinct(bundles.c.policy_id)
+        .ext(distinct_on(bundles.c.policy_id))
         .order_by(bundles.c.policy_id, bundles.c.serial.desc())
     )
     return {row.policy_id: (row.serial, row.digest) for row in rows}
@@ -246,12 +254,12 @@ def past_half_life(connection: sa.Connection, now: datetime) -> list[UUID]:
     """Policies whose newest bundle has lived more than half of its time."""
     newest = (
         sa.select(bundles.c.policy_id, bundles.c.issued_at, bundles.c.expires_at)
-        .distinct(bundles.c.policy_id)
+        .ext(distinct_on(bundles.c.policy_id))
         .order_by(bundles.c.policy_id, bundles.c.serial.desc())
         .subquery()
     )
-    half = newest.c.issued_at + (newest.c.expires_at - newest.c.issued_at) / 2
-    return list(connection.scalars(sa.select(newest.c.policy_id).where(half <= now)))
+    lived, left = now - newest.c.issued_at, newest.c.expires_at - now
+    return list(connection.scalars(sa.select(newest.c.policy_id).where(lived >= left)))
 
 
 def list_bundles(connection: sa.Connection, policy_id: UUID, *, limit: int = 50) -> list[Json]:
@@ -306,7 +314,7 @@ def newest_rounds(connection: sa.Connection) -> dict[UUID, StoredRound]:
     """Of every policy: its last finished round."""
     query = (
         sa.select(rounds)
-        .distinct(rounds.c.policy_id)
+        .ext(distinct_on(rounds.c.policy_id))
         .order_by(rounds.c.policy_id, rounds.c.number.desc())
     )
     return {row["policy_id"]: StoredRound(**row) for row in connection.execute(query).mappings()}

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from time import monotonic
 from typing import Any
 from uuid import UUID, uuid5
 
@@ -33,21 +34,24 @@ class Due:
 
 def ask(connection: sa.Connection, policy_id: UUID, kind: str, due_at: datetime) -> None:
     """Have this done at ``due_at``: also once more after a run that is under way."""
-    statement = insert(work).values(policy_id=policy_id, kind=kind, due_at=due_at, attempts=0)
+    statement = insert(work).values(
+        policy_id=policy_id, kind=kind, due_at=due_at, attempts=0, asks=1
+    )
     connection.execute(
         statement.on_conflict_do_update(
-            index_elements=["policy_id", "kind"], set_={"due_at": due_at, "done_at": None}
+            index_elements=["policy_id", "kind"],
+            set_={"due_at": due_at, "done_at": None, "asks": work.c.asks + 1},
         )
     )
 
 
 def notice(connection: sa.Connection, policy_id: UUID, kind: str, now: datetime) -> None:
     """Have this done now, unless it stands there already, waiting, under way or backing off."""
-    statement = insert(work).values(policy_id=policy_id, kind=kind, due_at=now, attempts=0)
+    statement = insert(work).values(policy_id=policy_id, kind=kind, due_at=now, attempts=0, asks=1)
     connection.execute(
         statement.on_conflict_do_update(
             index_elements=["policy_id", "kind"],
-            set_={"due_at": now, "done_at": None},
+            set_={"due_at": now, "done_at": None, "asks": work.c.asks + 1},
             where=work.c.done_at.is_not(None),
         )
     )
@@ -66,7 +70,7 @@ def find_due(connection: sa.Connection, now: datetime, *, limit: int = 1_000) ->
         connection.scalars(
             sa.text(
                 "SELECT objid::bigint FROM pg_locks WHERE locktype = 'advisory' "
-                "AND classid = :space AND granted "
+                "AND classid = :space AND objsubid = 2 AND granted "
                 "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
             ),
             {"space": _LOCK_SPACE},
@@ -78,11 +82,14 @@ def find_due(connection: sa.Connection, now: datetime, *, limit: int = 1_000) ->
 
 @contextmanager
 def lease(engine: sa.Engine, due: Due, owner: str, now: datetime) -> Iterator[bool]:
-    """Hold the work exclusively while the block runs; yields False where another holds it.
+    """Hold the work exclusively while the block runs.
 
-    What the block raises is kept in the row with a later ``due_at`` (1, 2, 4 … 300 s), and raised
-    on. Otherwise the work is done, unless somebody asked for it again meanwhile.
+    Yields False where another holds it, or has done it since it was found, or it backs off.
+
+    What the block raises is kept in the row with a later ``due_at`` (1, 2, 4 … 300 s after the
+    failure), and raised on. Otherwise the work is done, unless somebody asked for it meanwhile.
     """
+    begun_at = monotonic()
     with engine.connect() as connection:
         key = {"space": _LOCK_SPACE, "key": _lock_key(due)}
         taken = connection.scalar(sa.text("SELECT pg_try_advisory_lock(:space, :key)"), key)
@@ -92,12 +99,16 @@ def lease(engine: sa.Engine, due: Due, owner: str, now: datetime) -> Iterator[bo
             return
         try:
             begun = _begin(connection, due, owner, now)
+            if begun is None:
+                yield False
+                return
             try:
                 yield True
             except Exception as error:
-                _fail(connection, due, now, begun, repr(error)[:2_000])
+                ended = now + timedelta(seconds=monotonic() - begun_at)
+                _fail(connection, due, ended, begun, _shown(error))
                 raise
-            _finish(connection, due, now, begun)
+            _finish(connection, due, now + timedelta(seconds=monotonic() - begun_at), begun)
         finally:
             connection.rollback()
             connection.execute(sa.text("SELECT pg_advisory_unlock(:space, :key)"), key)
@@ -107,26 +118,32 @@ def lease(engine: sa.Engine, due: Due, owner: str, now: datetime) -> Iterator[bo
 @dataclass(frozen=True, slots=True)
 class _Begun:
     attempts: int
-    due_at: datetime
+    asks: int
 
 
-def _begin(connection: sa.Connection, due: Due, owner: str, now: datetime) -> _Begun:
+def _begin(connection: sa.Connection, due: Due, owner: str, now: datetime) -> _Begun | None:
     held = {"lease_owner": owner, "lease_until": now + timedelta(seconds=LEASE_S)}
     statement = insert(work).values(
-        policy_id=due.policy_id, kind=due.kind, due_at=now, attempts=1, **held
+        policy_id=due.policy_id, kind=due.kind, due_at=now, attempts=1, asks=1, **held
     )
+    # Whoever dies at its first attempt leaves the work due; what kills each worker backs off too.
+    delay = sa.func.least(
+        _MAX_BACKOFF_S, sa.func.power(2.0, sa.func.least(work.c.attempts - 1, 10))
+    )
+    later = now + sa.func.make_interval(0, 0, 0, 0, 0, 0, delay)
+    retry_at = sa.case((work.c.attempts == 0, work.c.due_at), else_=later)
     row = connection.execute(
         statement.on_conflict_do_update(
             index_elements=["policy_id", "kind"],
-            set_={**held, "attempts": work.c.attempts + 1, "done_at": None},
-        ).returning(work.c.attempts, work.c.due_at)
-    ).one()
+            set_={**held, "attempts": work.c.attempts + 1, "due_at": retry_at},
+            where=work.c.done_at.is_(None) & (work.c.due_at <= now),
+        ).returning(work.c.attempts, work.c.asks)
+    ).one_or_none()
     connection.commit()
-    return _Begun(row.attempts, row.due_at)
+    return _Begun(row.attempts, row.asks) if row else None
 
 
 def _finish(connection: sa.Connection, due: Due, now: datetime, begun: _Begun) -> None:
-    asked_again = work.c.due_at != begun.due_at
     connection.execute(
         sa.update(work)
         .where(work.c.policy_id == due.policy_id, work.c.kind == due.kind)
@@ -135,7 +152,7 @@ def _finish(connection: sa.Connection, due: Due, now: datetime, begun: _Begun) -
             lease_until=None,
             attempts=0,
             last_error=None,
-            done_at=sa.case((asked_again, None), else_=now),
+            done_at=sa.case((work.c.asks == begun.asks, now), else_=None),
         )
     )
     connection.commit()
@@ -154,6 +171,11 @@ def _fail(connection: sa.Connection, due: Due, now: datetime, begun: _Begun, err
         )
     )
     connection.commit()
+
+
+def _shown(error: Exception) -> str:
+    """What a text column can hold of it."""
+    return repr(error)[:2_000].replace("\x00", "").encode(errors="replace").decode()
 
 
 def list_work(connection: sa.Connection, policy_id: UUID) -> list[dict[str, Any]]:

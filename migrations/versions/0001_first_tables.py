@@ -26,7 +26,7 @@ STATEMENTS = (
       episode_id TEXT,
       edge_id TEXT,
       received_at TIMESTAMP WITH TIME ZONE NOT NULL,
-      CONSTRAINT pk_decisions PRIMARY KEY (decision_id)
+      CONSTRAINT pk_decisions PRIMARY KEY (decision_id, project_id)
     )
      PARTITION BY RANGE (decision_id)
     """,
@@ -76,7 +76,7 @@ STATEMENTS = (
       values JSONB NOT NULL,
       revision BIGINT NOT NULL,
       joined_at TIMESTAMP WITH TIME ZONE NOT NULL,
-      CONSTRAINT pk_interactions PRIMARY KEY (decision_id)
+      CONSTRAINT pk_interactions PRIMARY KEY (decision_id, policy_id)
     )
      PARTITION BY RANGE (decision_id)
     """,
@@ -94,7 +94,7 @@ STATEMENTS = (
       values JSONB NOT NULL,
       response_id TEXT,
       received_at TIMESTAMP WITH TIME ZONE NOT NULL,
-      CONSTRAINT pk_outcomes PRIMARY KEY (decision_id)
+      CONSTRAINT pk_outcomes PRIMARY KEY (decision_id, project_id)
     )
      PARTITION BY RANGE (decision_id)
     """,
@@ -229,9 +229,10 @@ STATEMENTS = (
     """
     CREATE TABLE pending_joins (
       decision_id UUID NOT NULL,
-      policy_id UUID NOT NULL,
+      project_id UUID NOT NULL,
+      policy_id UUID,
       due_at TIMESTAMP WITH TIME ZONE NOT NULL,
-      CONSTRAINT pk_pending_joins PRIMARY KEY (decision_id),
+      CONSTRAINT pk_pending_joins PRIMARY KEY (decision_id, project_id),
       CONSTRAINT fk_pending_joins_policy_id FOREIGN KEY(policy_id) REFERENCES policies (id) ON DELETE CASCADE
     )
     """,
@@ -308,6 +309,7 @@ STATEMENTS = (
       lease_owner TEXT,
       lease_until TIMESTAMP WITH TIME ZONE,
       attempts BIGINT NOT NULL,
+      asks BIGINT NOT NULL,
       last_error TEXT,
       done_at TIMESTAMP WITH TIME ZONE,
       CONSTRAINT pk_work PRIMARY KEY (policy_id, kind),
