@@ -18,7 +18,7 @@ from learners.schedule import EXPLORATION_PARAMS, Moments, at_least, explore
 from learners.scorer import Scorer, constant
 
 NAME = "best_fixed"
-PARAMS: Params = {**EXPLORATION_PARAMS, "prior": 4.0, "max_importance": 10.0}
+PARAMS: Params = {**EXPLORATION_PARAMS, "prior": 4.0, "max_importance": 5.0}
 """``prior``: effective interactions that the mean of all arms counts for in each arm's mean.
 ``max_importance``: cap on ``1 / propensity``; a little bias for much less variance."""
 

@@ -78,9 +78,10 @@ def learn(state: State, interactions: Interactions) -> State:
     rewards, moments = standardise(state.moments, interactions)
     importance = _importance(state, interactions)
     weights, z, n = state.weights.copy(), state.z.copy(), state.n.copy()
-    for arm in np.unique(interactions.action).tolist():
+    taught = interactions.weight > 0
+    for arm in np.unique(interactions.action[taught]).tolist():
         model = _model(state, arm)
-        for i in np.flatnonzero(interactions.action == arm).tolist():
+        for i in np.flatnonzero(taught & (interactions.action == arm)).tolist():
             model.learn_one(_features(interactions.x[i]), rewards[i].item(), importance[i].item())
         _write(weights[arm], model.weights)
         _write(z[arm], model.optimizer.z)

@@ -1,0 +1,237 @@
+"""What every learner promises, run on each of them."""
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from learners import catalogue
+from learners.contract import Learner, Params, Spec
+from learners.errors import InteractionError, SnapshotError, SpecError
+from learners.exploration import draw, unit_interval
+from learners.interactions import Interactions
+from learners.records import MAX_ABS_REWARD
+
+ARMS = 5
+FALSE_ALARM = 1e-6
+"""Of one chi-square test; the seed is fixed, so what passes once passes always."""
+
+
+@pytest.fixture(name="name", params=catalogue.NAMES)
+def _name(request) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(name="learner")
+def _learner(name) -> Learner:
+    return catalogue.load(name)
+
+
+@pytest.fixture(name="spec_of")
+def _spec_of(schema):
+    def make(k: int = ARMS, params: Params | None = None, seed: int = 0) -> Spec:
+        return Spec(schema, tuple(f"arm-{i}" for i in range(k)), params or {}, seed)
+
+    return make
+
+
+@pytest.fixture(name="trained")
+def _trained(learner, spec_of, log_of):
+    return learner.learn(learner.init(spec_of()), log_of(300, ARMS))
+
+
+def everything(log: Interactions) -> np.ndarray:
+    return np.ones(log.eligible.shape, dtype=np.bool_)
+
+
+def test_the_same_log_gives_the_same_bytes(learner, spec_of, log_of):
+    first, second = (
+        learner.snapshot(learner.learn(learner.init(spec_of()), log_of(200, ARMS)))
+        for _ in range(2)
+    )
+    assert first == second
+
+
+def test_a_restored_snapshot_has_the_same_future(learner, trained, spec_of, log_of):
+    restored = learner.restore(spec_of(), learner.snapshot(trained))
+    assert learner.snapshot(restored) == learner.snapshot(trained)
+    futures = [learner.learn(state, log_of(150, ARMS, seed=1)) for state in (trained, restored)]
+    assert learner.snapshot(futures[0]) == learner.snapshot(futures[1])
+    weights = [learner.freeze(state).weights for state in futures]
+    assert np.array_equal(weights[0], weights[1])
+
+
+def test_learning_in_pieces_equals_learning_at_once(learner, spec_of, log_of):
+    log = log_of(120, ARMS)
+    whole = learner.learn(learner.init(spec_of()), log)
+    state = learner.init(spec_of())
+    for start, stop in ((0, 1), (1, 40), (40, 40), (40, 120)):
+        state = learner.learn(state, log.rows(slice(start, stop)))
+    first, second = learner.freeze(whole), learner.freeze(state)
+    assert np.allclose(first.weights, second.weights, rtol=0, atol=1e-9)
+    assert first.exploration.gamma == pytest.approx(second.exploration.gamma)
+
+
+def test_learning_leaves_the_given_state_as_it_was(learner, trained, log_of):
+    before = learner.snapshot(trained)
+    weights = copy.deepcopy(learner.freeze(trained).weights)
+    learner.learn(trained, log_of(100, ARMS, seed=2))
+    assert learner.snapshot(trained) == before
+    assert np.array_equal(learner.freeze(trained).weights, weights)
+
+
+def test_probabilities_keep_the_floor_and_leave_out_what_is_not_eligible(learner, trained, log_of):
+    log = log_of(400, ARMS, seed=3)
+    scorer = learner.freeze(trained)
+    spread = scorer.distribution(log.x, log.eligible)
+    assert np.allclose(spread.sum(axis=1), 1.0, atol=1e-12)
+    assert (spread[~log.eligible] == 0).all()
+    least = scorer.exploration.floor / log.eligible.sum(axis=1, keepdims=True)
+    assert scorer.exploration.floor > 0
+    assert ((spread >= least - 1e-15) | ~log.eligible).all()
+
+
+def test_before_any_learning_every_arm_is_as_likely(learner, spec_of, log_of):
+    log = log_of(50, ARMS)
+    spread = learner.freeze(learner.init(spec_of())).distribution(log.x, everything(log))
+    assert np.allclose(spread, 1 / ARMS, atol=1e-12)
+
+
+@pytest.mark.parametrize("k", [1, 2, 200])
+def test_it_works_with_few_and_many_arms(learner, spec_of, log_of, k):
+    log = log_of(120, k)
+    state = learner.learn(learner.init(spec_of(k)), log)
+    spread = learner.freeze(state).distribution(log.x, log.eligible)
+    assert spread.shape == (120, k)
+    assert np.allclose(spread.sum(axis=1), 1.0, atol=1e-9)
+    assert (spread >= 0).all()
+
+
+def test_it_finds_the_better_of_two_arms(learner, spec_of, log_of):
+    log = log_of(400, 2)
+    clear = replace(log, reward=np.where(log.action == 1, 0.8, 0.2))
+    scorer = learner.freeze(learner.learn(learner.init(spec_of(2)), clear))
+    spread = scorer.distribution(log.x, everything(log))
+    assert spread[:, 1].mean() > 0.8
+
+
+@pytest.mark.parametrize("unit", [1000.0, 1e-3])
+def test_a_reward_in_another_unit_is_explored_alike(learner, spec_of, log_of, unit):
+    log = log_of(200, ARMS)
+    other = replace(log, reward=log.reward * unit + 7.0 * unit)
+    first, second = (
+        learner.freeze(learner.learn(learner.init(spec_of()), each)).distribution(
+            log.x, everything(log)
+        )
+        for each in (log, other)
+    )
+    assert np.abs(first - second).mean() < 1e-4
+
+
+def test_what_has_no_weight_teaches_nothing(learner, trained, log_of):
+    log = log_of(50, ARMS, seed=4)
+    after = learner.learn(trained, replace(log, weight=np.zeros(50), reward=log.reward + 9))
+    assert np.allclose(
+        learner.freeze(after).weights, learner.freeze(trained).weights, rtol=0, atol=1e-12
+    )
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf, 2 * MAX_ABS_REWARD])
+def test_a_poisoned_reward_is_refused(log_of, poison):
+    log = log_of(20, ARMS)
+    reward = log.reward.copy()
+    reward[7] = poison
+    with pytest.raises(InteractionError, match="row 7: reward="):
+        replace(log, reward=reward)
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf, 1e300])
+def test_a_poisoned_column_is_refused(log_of, poison):
+    log = log_of(20, ARMS)
+    x = log.x.copy()
+    x[3, 2] = poison
+    with pytest.raises(InteractionError, match="row 3: x="):
+        replace(log, x=x)
+
+
+def test_the_largest_reward_that_is_let_in_leaves_finite_scores(learner, trained, log_of):
+    log = log_of(30, ARMS)
+    reward = log.reward.copy()
+    reward[5] = MAX_ABS_REWARD
+    scorer = learner.freeze(learner.learn(trained, replace(log, reward=reward)))
+    assert np.isfinite(scorer.scores(log.x)).all()
+
+
+def test_interactions_over_other_arms_are_refused(learner, trained, log_of):
+    log = log_of(10, ARMS)
+    with pytest.raises(InteractionError, match="arms"):
+        learner.learn(trained, replace(log, arms=tuple(reversed(log.arms))))
+
+
+def test_interactions_of_another_schema_are_refused(learner, trained, log_of):
+    log = log_of(10, ARMS)
+    with pytest.raises(InteractionError, match="columns"):
+        learner.learn(trained, replace(log, x=log.x[:, :-1]))
+
+
+def test_altered_bytes_are_refused(learner, trained, spec_of):
+    data = learner.snapshot(trained)
+    for place in (0, 12, 45, len(data) // 2, len(data) - 1):
+        altered = bytearray(data)
+        altered[place] ^= 1
+        with pytest.raises(SnapshotError):
+            learner.restore(spec_of(), bytes(altered))
+    for damaged in (b"", data[:30], data[:-1], data + b"\0"):
+        with pytest.raises(SnapshotError):
+            learner.restore(spec_of(), damaged)
+
+
+def test_a_snapshot_of_another_spec_is_refused(learner, trained, spec_of):
+    data = learner.snapshot(trained)
+    for other in (spec_of(ARMS + 1), spec_of(seed=1), spec_of(params={"floor": 0.2})):
+        with pytest.raises(SnapshotError, match="another"):
+            learner.restore(other, data)
+
+
+def test_a_snapshot_of_another_learner_is_refused(name, trained, learner, spec_of):
+    data = learner.snapshot(trained)
+    for other in set(catalogue.NAMES) - {name}:
+        with pytest.raises(SnapshotError, match="another"):
+            catalogue.load(other).restore(spec_of(), data)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"no_such": 1},
+        {"floor": 1.5},
+        {"floor": "much"},
+        {"gamma": -1.0},
+        {"gamma_exponent": 2.0},
+        {"exploration": "sideways"},
+    ],
+)
+def test_a_parameter_that_does_not_fit_is_refused_at_once(learner, spec_of, params):
+    with pytest.raises(SpecError):
+        learner.init(spec_of(params=params))
+
+
+@pytest.mark.parametrize("exploration", ["greedy", "squarecb", "softmax", "uniform"])
+def test_logged_propensities_are_those_of_100_000_draws(learner, spec_of, log_of, exploration):
+    # The scorer's distribution is what is logged; the draws are what is served.
+    spec = spec_of(params={"exploration": exploration, "floor": 0.1})
+    state = learner.learn(learner.init(spec), log_of(300, ARMS))
+    log = log_of(1, ARMS, seed=6)
+    (logged,) = learner.freeze(state).distribution(log.x, everything(log))
+    n = 100_000
+    drawn = [draw(logged, unit_interval(exploration, str(i))) for i in range(n)]
+    counts = np.bincount(drawn, minlength=ARMS)
+    assert stats.chisquare(counts, logged * n).pvalue > FALSE_ALARM
+
+
+def test_the_catalogue_names_what_there_is():
+    assert set(catalogue.NAMES) == {"best_fixed", "linucb", "river", "vw"}
+    with pytest.raises(SpecError, match=r"'oracle'.*best_fixed, linucb, river, vw"):
+        catalogue.load("oracle")
