@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from controlplane import scorers
 from controlplane.config import PolicyConfig, from_json
-from controlplane.errors import InvalidError, NotFoundError, StaleError
+from controlplane.errors import GateError, InvalidError, NotFoundError, StaleError
 from learners.bundle import Bundle, Golden, arm_from_json, seal
 from learners.features import Feature, Schema
 from learners.pool_change import with_arms
@@ -84,6 +84,25 @@ def promote(
             "read it again"
         )
     return publish(connection, publisher, policy_id, number, reason=reason, now=now)
+
+
+def admit(connection: sa.Connection, policy_id: UUID, number: int) -> None:
+    """Let a version serve: its newest verdict has passed, or it has served before.
+
+    Raises:
+        InvalidError: There is no such version.
+        GateError: With the failed checks; none where nothing was judged.
+    """
+    if versions.find_version(connection, policy_id, number) is None:
+        raise InvalidError("version", f"version {number} does not exist")
+    if number in versions.service_history(connection, policy_id):
+        return
+    verdicts = versions.list_verdicts(connection, policy_id, version=number, limit=1)
+    if not verdicts:
+        raise GateError(f"version {number} has no verdict yet", [])
+    if not verdicts[0].passed:
+        failed = [check for check in verdicts[0].checks if not check["passed"]]
+        raise GateError(f"version {number} may not serve: {verdicts[0].summary}", failed)
 
 
 def republish(

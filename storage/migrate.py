@@ -1,11 +1,14 @@
 """Bring a database to the newest schema, from a checkout and from an installed wheel alike."""
 
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 
 from storage.engine import normalise
 from storage.partitions import ensure_partitions
@@ -46,3 +49,14 @@ def migrate(url: str) -> None:
             connection.execute(sa.text("SELECT pg_advisory_unlock(:k)"), {"k": _LOCK})
             connection.commit()
     engine.dispose()
+
+
+@cache
+def newest_revision() -> str | None:
+    """The schema that this release needs."""
+    return ScriptDirectory(str(migrations_dir())).get_current_head()
+
+
+def revision(connection: sa.Connection) -> str | None:
+    """The schema that the database has; None for a database without any."""
+    return MigrationContext.configure(connection).get_current_revision()

@@ -1,0 +1,529 @@
+"""The bodies and answers of the HTTP API. Pydantic stands only here, at the wire."""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from fastapi import Path
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from controlplane.config import GateConfig, LearnerConfig, PolicyConfig
+from feedback.metrics import Aggregation, Level, MetricType
+
+MAX_FEEDBACK_ITEMS = 1_000
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+ARM_NAME = r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}$"
+
+Name = Annotated[str, Path(pattern=NAME, description="letters, digits, `.`, `_` and `-`")]
+ArmName = Annotated[str, Path(pattern=ARM_NAME, description="as a name, with `:`, `/`, `@`, `+`")]
+VersionNumber = Annotated[int, Path(ge=1, le=2**62)]
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Text = Annotated[str, StringConstraints(max_length=256, pattern=r"^[^\x00]*$")]
+LongText = Annotated[str, StringConstraints(max_length=10_000, pattern=r"^[^\x00]*$")]
+Small = Annotated[list[Text], Field(max_length=64)]
+
+
+class Body(BaseModel):
+    """What a client sends: unknown fields are refused, not ignored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Answer(BaseModel):
+    """What the API answers."""
+
+    model_config = ConfigDict(frozen=True, from_attributes=True)
+
+
+class Problem(Answer):
+    """RFC 9457: what is wrong, and what to do about it."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    field: str | None = None
+    value: Any = None
+    remedy: str | None = None
+
+
+class MetricBody(Body):
+    """A declared measurement."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"type": "float", "range": [0, 1], "wait_s": 600}]}
+    )
+
+    type: MetricType = "float"
+    level: Level = "decision"
+    optimize: Literal["max", "min"] = "max"
+    unit: Annotated[str, StringConstraints(max_length=32)] = ""
+    range: tuple[Finite, Finite] | None = None
+    categories: Annotated[dict[Text, Finite], Field(max_length=64)] = {}
+    wait_s: Finite = 600.0
+    default: Finite | None = None
+    aggregation: Aggregation = "mean"
+
+
+class MetricAnswer(MetricBody):
+    """A metric as declared, with its name."""
+
+    name: str
+
+
+class CardBody(Body):
+    """What is known of an arm before it has served; prices in USD per million tokens."""
+
+    usd_per_mtok_in: Annotated[Finite, Field(ge=0)] = 0.0
+    usd_per_mtok_out: Annotated[Finite, Field(ge=0)] = 0.0
+    context_tokens: Annotated[int, Field(ge=1, le=10**9)] | None = None
+    tags: Small = []
+    capabilities: Small = []
+
+
+class ArmBody(Body):
+    """A model behind an endpoint."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "model": "qwen3-8b",
+                    "endpoint": "http://127.0.0.1:8000/v1",
+                    "card": {"usd_per_mtok_in": 0.1, "usd_per_mtok_out": 0.4},
+                }
+            ]
+        }
+    )
+
+    model: Annotated[Text, Field(min_length=1)]
+    endpoint: Annotated[
+        str, StringConstraints(max_length=2_048, pattern=r"^https?://[^\s\x00@?#]+$")
+    ]
+    api_key_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")] | None = None
+    card: CardBody = CardBody()
+
+
+class ArmAnswer(ArmBody):
+    """An arm in service."""
+
+    name: str
+
+
+class ArmsAnswer(Answer):
+    """The arms of a pool."""
+
+    items: list[ArmAnswer]
+
+
+class MetricsAnswer(Answer):
+    """The metrics of a project."""
+
+    items: list[MetricAnswer]
+
+
+class TermBody(Body):
+    """``weight · metric / scale``; the default stands in for a value that never came."""
+
+    metric: Text
+    weight: Finite = 1.0
+    scale: Finite = 1.0
+    default: Finite | None = None
+
+
+class RewardBody(Body):
+    """A reward: an expression, or terms."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"expression": "score - 0.2*cost_usd/0.01"}]}
+    )
+
+    expression: Annotated[str, Field(min_length=1, max_length=1_000)] | None = None
+    terms: Annotated[list[TermBody], Field(max_length=32)] = []
+    offset: Finite = 0.0
+    wait_s: Annotated[Finite, Field(ge=0)] | None = None
+
+
+class RewardVersion(Answer):
+    """One version of a reward, for ever."""
+
+    version: int
+    created_at: datetime
+    expression: str | None = None
+    terms: list[TermBody]
+    offset: float
+    wait_s: float
+
+
+class RewardsAnswer(Answer):
+    """A policy's reward: the version in force, and those before it, newest first."""
+
+    policy: str
+    version: int
+    items: list[RewardVersion]
+
+
+_POLICY = PolicyConfig()
+
+
+class PolicyBody(Body):
+    """A policy: its pool, and how it learns. What is left out takes its default."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"pool": "main", "learners": [{"name": "linucb"}], "auto_promote": True}]
+        }
+    )
+
+    pool: Annotated[str, Field(pattern=NAME)]
+    features: Annotated[tuple[dict[str, Any], ...], Field(max_length=512)] = tuple(
+        dict(row) for row in _POLICY.features
+    )
+    learners: Annotated[tuple[LearnerConfig, ...], Field(min_length=1)] = _POLICY.learners
+    floor: Finite = _POLICY.floor
+    fallback_arm: Text | None = None
+    auto_promote: bool = _POLICY.auto_promote
+    max_interactions: int = _POLICY.max_interactions
+    seed: Annotated[int, Field(ge=0, le=2**31)] = _POLICY.seed
+    gate: GateConfig = _POLICY.gate
+
+
+class PolicyAnswer(PolicyBody):
+    """A policy as it stands."""
+
+    name: str
+    wait_s: float
+    log_position: int
+    created_at: datetime
+    updated_at: datetime
+
+
+class PoliciesAnswer(Answer):
+    """A page of policies; ``next`` is the ``after`` of the page that follows."""
+
+    items: list[PolicyAnswer]
+    next: str | None
+
+
+class FeedbackBody(Body):
+    """Something said, later, of a decision or an episode."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "decision_id": "0195c1f4-6c00-7a3e-9d43-2f6f3c0a9b11",
+                    "metric": "score",
+                    "value": 0.9,
+                }
+            ]
+        }
+    )
+
+    decision_id: Text | None = None
+    episode_id: Text | None = None
+    response_id: Text | None = None
+    metric: Annotated[Text, Field(min_length=1)]
+    value: bool | int | Finite | LongText
+    occurred_at: AwareDatetime | None = None
+    tags: Annotated[dict[Text, bool | int | Finite | Text], Field(max_length=32)] = {}
+
+    @model_validator(mode="after")
+    def _one_subject(self) -> "FeedbackBody":
+        given = [self.decision_id, self.episode_id, self.response_id]
+        if sum(one is not None for one in given) != 1:
+            raise ValueError("give exactly one of decision_id, episode_id, response_id")
+        return self
+
+
+class FeedbackItem(FeedbackBody):
+    """A line of a feedback batch, which may carry its own key."""
+
+    idempotency_key: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+
+
+class FeedbackBatchBody(Body):
+    """Feedback, item by item: a bad one spoils nobody."""
+
+    items: Annotated[
+        list[Any],
+        Field(
+            min_length=1,
+            max_length=MAX_FEEDBACK_ITEMS,
+            json_schema_extra={"items": {"$ref": "#/components/schemas/FeedbackItem"}},
+        ),
+    ]
+
+
+Status = Literal["accepted", "duplicate", "pending_join", "late"]
+
+
+class FeedbackAnswer(Answer):
+    """What became of a feedback."""
+
+    feedback_id: UUID
+    status: Status
+
+
+class FeedbackItemAnswer(Answer):
+    """What became of an item: its id, or the field at fault."""
+
+    feedback_id: UUID | None = None
+    status: Status | Literal["rejected"]
+    field: str | None = None
+    detail: str | None = None
+
+
+class FeedbackBatchAnswer(Answer):
+    """One answer an item, in order."""
+
+    items: list[FeedbackItemAnswer]
+
+
+class RejectedLine(Answer):
+    """A line that will never be taken as it stands; lines count from 1."""
+
+    line: int
+    field: str
+    detail: str
+
+
+class BatchAnswer(Answer):
+    """What became of a batch of lines."""
+
+    accepted: int
+    duplicates: int
+    rejected: list[RejectedLine]
+
+
+class CheckAnswer(Answer):
+    """One condition of a gate, its number and its bound."""
+
+    name: str
+    passed: bool
+    value: float | None
+    bound: float | None
+    detail: str
+
+
+class VerdictAnswer(Answer):
+    """What a gate said of a version, number by number."""
+
+    id: UUID
+    version: int
+    learner: str | None = None
+    gate: str
+    passed: bool
+    summary: str
+    numbers: dict[str, Any]
+    checks: list[CheckAnswer]
+    created_at: datetime
+
+
+class VerdictsAnswer(Answer):
+    """Verdicts, newest first."""
+
+    items: list[VerdictAnswer]
+
+
+class VersionRow(Answer):
+    """A version in a list."""
+
+    number: int
+    state: str
+    learner: str
+    parent: int | None
+    data_from: int
+    data_to: int
+    data_digest: str
+    digest: str
+    seed: int
+    created_at: datetime
+
+
+class VersionAnswer(VersionRow):
+    """A version with its configuration and verdicts."""
+
+    config: dict[str, Any]
+    verdicts: list[VerdictAnswer]
+
+
+class VersionsAnswer(Answer):
+    """A page of versions, newest first; ``next`` is the ``before`` of the page that follows."""
+
+    items: list[VersionRow]
+    next: int | None
+
+
+class BundleRow(Answer):
+    """A published bundle."""
+
+    serial: int
+    version: int
+    digest: str
+    reason: str
+    issued_at: datetime
+    expires_at: datetime
+
+
+class BundlesAnswer(Answer):
+    """What was published, newest first."""
+
+    items: list[BundleRow]
+
+
+class ChampionBody(Body):
+    """The version that shall serve."""
+
+    version: Annotated[int, Field(ge=1, le=2**62)]
+
+
+class ChampionAnswer(Answer):
+    """The version that serves; ``revision`` is the ETag to change it with."""
+
+    version: int
+    revision: int
+
+
+class PublishedAnswer(Answer):
+    """What was published."""
+
+    version: int
+    serial: int
+
+
+class AskedAnswer(Answer):
+    """Work that stands to be done; a worker takes it up within seconds."""
+
+    kind: str
+    due_at: datetime
+
+
+class WorkRow(Answer):
+    """Something to do for a policy."""
+
+    kind: str
+    due_at: datetime
+    lease_owner: str | None
+    lease_until: datetime | None
+    attempts: int
+    last_error: str | None
+    done_at: datetime | None
+
+
+class ArmShare(Answer):
+    """How often an arm served of late."""
+
+    arm: str
+    n: int
+    share: float
+    reward: float | None
+    cost_usd: float | None
+
+
+class RewardPoint(Answer):
+    """The mean reward of a stretch of the log."""
+
+    at: datetime
+    n: int
+    reward: float
+    cost_usd: float | None
+    version: int
+
+
+class Counts(Answer):
+    """Decisions: all, those whose wait is not over, those joined, and joined without a reward."""
+
+    decisions: int
+    pending: int
+    joined: int
+    unrewarded: int
+
+
+class StatusAnswer(Answer):
+    """Where a policy stands."""
+
+    policy: str
+    champion: ChampionAnswer | None
+    serial: int | None
+    log_position: int
+    next_round_position: int
+    counts: Counts
+    work: list[WorkRow]
+    arms: list[ArmShare]
+    rewards: list[RewardPoint]
+
+
+class Nack(Body):
+    """A bundle that an edge refused, and why."""
+
+    policy: Text
+    serial: Annotated[int, Field(ge=0, le=2**62)]
+    reason: Annotated[str, StringConstraints(max_length=2_000, pattern=r"^[^\x00]*$")]
+
+
+class EdgeBody(Body):
+    """What an edge says of itself."""
+
+    active: Annotated[dict[Text, Annotated[int, Field(ge=0, le=2**62)]], Field(max_length=200)] = {}
+    nack: Annotated[list[Nack], Field(max_length=200)] = []
+    lag_s: Annotated[Finite, Field(ge=0)] = 0.0
+    spool_depth: Annotated[int, Field(ge=0, le=2**62)] = 0
+    version: Text = ""
+
+
+class EdgeAnswer(EdgeBody):
+    """An edge's last word."""
+
+    edge_id: str
+    seen_at: datetime
+
+
+class EdgesAnswer(Answer):
+    """The project's edges, last seen first."""
+
+    items: list[EdgeAnswer]
+
+
+class KeyBody(Body):
+    """A new key."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"name": "app", "scopes": ["ingest"]}]}
+    )
+
+    name: Annotated[Text, Field(min_length=1)]
+    scopes: Annotated[
+        list[Literal["ingest", "read", "publish", "edge", "admin"]],
+        Field(min_length=1, max_length=5),
+    ]
+
+
+class KeyAnswer(Answer):
+    """A key, without its secret."""
+
+    id: UUID
+    name: str
+    prefix: str
+    scopes: list[str]
+    created_at: datetime
+    revoked_at: datetime | None
+
+
+class NewKeyAnswer(KeyAnswer):
+    """A new key: ``token`` is shown this once, and is null when the request is repeated."""
+
+    token: str | None
+
+
+class KeysAnswer(Answer):
+    """The project's keys, oldest first."""
+
+    items: list[KeyAnswer]
+
+
+class HealthAnswer(Answer):
+    """Alive, or ready."""
+
+    status: Literal["ok"] = "ok"
