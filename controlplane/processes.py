@@ -19,6 +19,7 @@ START_S = 60.0
 STOP_S = 20.0
 MAX_RESTARTS = 5
 RESTART_WINDOW_S = 60.0
+_MAX_OUT = 64 * 2**10
 
 
 class ProcessError(ControlPlaneError):
@@ -108,11 +109,15 @@ class Process:
             )
 
     def _ready(self) -> dict[str, Any]:
-        first = self._out.read_bytes().partition(b"\n")
-        if not first[1]:
-            return {}
-        try:
-            row = json.loads(first[0])
-        except ValueError:
-            return {}
-        return row if isinstance(row, dict) and row.get("ready") else {}
+        """The first whole line that says so, after whatever a library prints before it."""
+        with self._out.open("rb") as file:
+            lines = file.read(_MAX_OUT).split(b"\n")[:-1]
+        for line in lines:
+            if line.startswith(b"{"):
+                try:
+                    row = json.loads(line)
+                except ValueError:
+                    continue
+                if row.get("ready"):
+                    return dict(row)
+        return {}

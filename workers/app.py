@@ -26,6 +26,7 @@ def make_app(redis_url: str) -> Celery:
         worker_prefetch_multiplier=1,
         worker_max_tasks_per_child=500,
         worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
         worker_send_task_events=False,
         broker_connection_retry_on_startup=True,
         broker_transport_options={"visibility_timeout": LEASE_S * 2},

@@ -62,8 +62,7 @@ class Installation:
         """``kill -9``, the whole session of the process: nothing can be tidied up."""
         for name in names:
             os.killpg(self.processes[name].pid, signal.SIGKILL)
-        for name in names:
-            wait_until(lambda name=name: self.processes[name].ended() is not None, 10)
+        wait_until(lambda: all(self.processes[name].ended() is not None for name in names), 10)
 
     def stop(self) -> None:
         for process in reversed(self.processes.values()):
@@ -163,12 +162,10 @@ class Installation:
 
     def all_joined(self, decisions: int) -> bool:
         """Whether so many decisions are stored, none waits, and each is one interaction."""
-        return (
-            self.scalar("SELECT count(*) FROM decisions") >= decisions
-            and self.scalar("SELECT count(*) FROM pending_joins") == 0
-            and self.scalar("SELECT count(*) FROM interactions")
-            == self.scalar("SELECT count(*) FROM decisions")
-        )
+        stored: int = self.scalar("SELECT count(*) FROM decisions")
+        waiting: int = self.scalar("SELECT count(*) FROM pending_joins")
+        joined: int = self.scalar("SELECT count(*) FROM interactions")
+        return stored >= decisions and waiting == 0 and joined == stored
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float) -> None:

@@ -1,0 +1,85 @@
+"""Workers: what is to be done stands in Postgres, so killing them or Redis loses nothing."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import redis
+
+from controlplane import agenda
+from controlplane.processes import Process
+from storage import versions, work
+from storage.embedded import redis_client_url
+from storage.work import Due
+from tests.workers.conftest import Log
+
+Start = Callable[..., Process]
+
+
+def test_a_tick_finds_joins_and_then_a_round_and_the_better_version_is_published(log: Log) -> None:
+    log.grow(800)
+    for _ in range(3):
+        with log.engine.begin() as connection:
+            found = agenda.find(connection, datetime.now(UTC))
+        for due in found:
+            with work.lease(log.engine, due, "test", datetime.now(UTC)) as held:
+                assert held
+                agenda.perform(log.engine, log.publisher, due)
+    with log.engine.connect() as connection:
+        champion = versions.find_alias(connection, log.policy, "champion")
+        verdicts = versions.list_verdicts(connection, log.policy)
+    assert champion is not None
+    assert champion[0] > 1, [v.summary for v in verdicts]
+    assert champion[0] in {v.version for v in verdicts if v.passed}
+    assert log.scalar("SELECT count(*) FROM interactions") == 800
+
+
+def test_work_that_is_done_is_not_found_again(log: Log) -> None:
+    log.grow(10)
+    with log.engine.begin() as connection:
+        assert agenda.find(connection, datetime.now(UTC)) == [Due(log.policy, agenda.JOIN)]
+    with work.lease(log.engine, Due(log.policy, agenda.JOIN), "test", datetime.now(UTC)):
+        agenda.settle(log.engine, log.policy, datetime.now(UTC))
+    with log.engine.begin() as connection:
+        assert agenda.find(connection, datetime.now(UTC)) == []
+
+
+def test_real_workers_join_learn_and_publish(log: Log, run: Start) -> None:
+    run("worker")
+    run("beat")
+    log.grow(800)
+    until(lambda: log.scalar("SELECT count(*) FROM interactions") == 800, 20)
+    until(lambda: log.scalar("SELECT version FROM aliases") > 1, 30)
+    assert log.scalar("SELECT count(*) FROM rounds") == 1
+    assert log.scalar("SELECT max(serial) FROM bundles") == 2
+
+
+def test_a_worker_killed_at_work_is_followed_by_another_within_seconds(
+    log: Log, run: Start
+) -> None:
+    worker = run("worker")
+    run("beat")
+    log.grow(2_000)
+    os.killpg(worker.pid, signal.SIGKILL)
+    log.grow(200, seed=1)
+    run("worker")
+    until(lambda: log.scalar("SELECT count(*) FROM interactions") == 2_200, 20)
+    assert log.scalar("SELECT count(DISTINCT position) FROM interactions") == 2_200
+
+
+def test_an_emptied_redis_delays_the_work_by_seconds(log: Log, run: Start, redis_url: str) -> None:
+    run("worker")
+    run("beat")
+    log.grow(100)
+    with redis.Redis.from_url(redis_client_url(redis_url)) as client:
+        client.flushall()
+    until(lambda: log.scalar("SELECT count(*) FROM interactions") == 100, 20)
+
+
+def until(condition: Callable[[], bool], timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {timeout_s} s"
+        time.sleep(0.1)
