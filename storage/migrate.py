@@ -1,5 +1,6 @@
 """Bring a database to the newest schema, from a checkout and from an installed wheel alike."""
 
+import re
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -13,7 +14,12 @@ from alembic.script import ScriptDirectory
 from storage.engine import normalise
 from storage.partitions import ensure_partitions
 
+_OURS = re.compile(r"\d{4}")
 _LOCK = 0x706F696E74  # "point": one migration at a time, whoever starts it
+
+
+class SchemaError(RuntimeError):
+    """The database has tables of another application."""
 
 
 def migrations_dir() -> Path:
@@ -33,15 +39,22 @@ def alembic_config(url: str) -> Config:
 
 
 def migrate(url: str) -> None:
-    """Upgrade to the newest revision and make this season's partitions. Safe to run at once."""
+    """Upgrade to the newest revision and make this season's partitions. Safe to run at once.
+
+    A later release's schema is left as it is: migrations only add, so this release runs on it.
+
+    Raises:
+        SchemaError: The database belongs to another application.
+    """
     engine = sa.create_engine(normalise(url), poolclass=sa.NullPool)
     with engine.connect() as connection:
         connection.execute(sa.text("SELECT pg_advisory_lock(:k)"), {"k": _LOCK})
         connection.commit()
         try:
-            config = alembic_config(url)
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            if not is_later(revision(connection)):
+                config = alembic_config(url)
+                config.attributes["connection"] = connection
+                command.upgrade(config, "head")
             ensure_partitions(connection, datetime.now(UTC))
             connection.commit()
         finally:
@@ -49,6 +62,23 @@ def migrate(url: str) -> None:
             connection.execute(sa.text("SELECT pg_advisory_unlock(:k)"), {"k": _LOCK})
             connection.commit()
     engine.dispose()
+
+
+def is_later(found: str | None) -> bool:
+    """Whether a schema is a later release's: our revisions are numbers that rise.
+
+    Raises:
+        SchemaError: It is none of ours.
+    """
+    newest = newest_revision()
+    if found is None or newest is None:
+        return False
+    if not _OURS.fullmatch(found):
+        raise SchemaError(
+            f"the database has the schema {found!r}, which is none of ours: another application "
+            "keeps its tables there; give Pointsman a database of its own"
+        )
+    return int(found) > int(newest)
 
 
 @cache

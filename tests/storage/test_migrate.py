@@ -13,7 +13,15 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from storage.engine import connect
-from storage.migrate import alembic_config, migrate, migrations_dir
+from storage.migrate import (
+    SchemaError,
+    alembic_config,
+    is_later,
+    migrate,
+    migrations_dir,
+    newest_revision,
+    revision,
+)
 from storage.partitions import ensure_partitions, first_id, is_partition
 from storage.tables import PARTITIONED, metadata
 
@@ -102,6 +110,34 @@ def test_a_failed_migration_frees_the_lock_and_changes_nothing(empty_database_ur
     migrate(empty_database_url)
     assert differences(engine) == []
     engine.dispose()
+
+
+def test_an_older_release_runs_on_a_later_schema_and_leaves_it(engine: sa.Engine):
+    set_revision(engine, "9999")
+    migrate(engine.url.render_as_string(hide_password=False))
+    with engine.connect() as connection:
+        assert revision(connection) == "9999"
+    assert is_later("9999")
+    assert not is_later(newest_revision())
+    assert not is_later(None)
+
+
+def test_another_applications_database_is_refused(engine: sa.Engine):
+    set_revision(engine, "ae1027a6acf")
+    with pytest.raises(SchemaError, match=r"'ae1027a6acf'.*database of its own"):
+        migrate(engine.url.render_as_string(hide_password=False))
+
+
+def set_revision(engine: sa.Engine, found: str) -> None:
+    with engine.begin() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = :v"), {"v": found})
+
+
+def test_revisions_are_numbers_that_rise():
+    script = ScriptDirectory.from_config(alembic_config("postgresql://unused"))
+    found = [one.revision for one in script.walk_revisions()]
+    assert found == sorted(found, reverse=True)
+    assert all(len(one) == 4 and one.isdigit() for one in found)
 
 
 def test_a_downgrade_to_nothing_leaves_no_table(engine: sa.Engine):
