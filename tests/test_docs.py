@@ -4,10 +4,14 @@ import re
 import subprocess
 import sys
 import textwrap
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
+from controlplane.api.app import create_app
+from controlplane.publishing import Publisher
 from controlplane.settings import Settings as ControlPlaneSettings
 from edge.settings import Settings as EdgeSettings
 from learners import best_fixed
@@ -99,3 +103,28 @@ def test_every_setting_stands_in_the_reference():
         for field in settings.model_fields
     ]
     assert [name for name in names if f"`{name}`" not in text] == []
+
+
+def calls_of(part: str) -> set[str]:
+    """The calls in the tables of a part of the HTTP reference."""
+    text = (ROOT / "docs" / "reference" / "http-api.md").read_text()
+    found = re.search(rf"^## {part}$(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    assert found is not None
+    return set(re.findall(r"^\| `([A-Z]+ /[^`]*)` \|", found[1], re.MULTILINE))
+
+
+def test_the_reference_lists_the_control_planes_calls_and_no_other():
+    engine = sa.create_engine("postgresql+psycopg://unused@/unused")  # opened only by a request
+    app = create_app(ControlPlaneSettings(), engine, Publisher((), timedelta(days=1)))
+    served = {
+        f"{method.upper()} {path}"
+        for path, methods in app.openapi()["paths"].items()
+        for method in methods
+    }
+    assert calls_of("Control plane") == served
+
+
+def test_the_reference_lists_the_edges_calls_and_no_other():
+    source = (ROOT / "edge" / "app.py").read_text()
+    routes = re.findall(r'web\.(get|post|put|delete)\("([^"]+)"', source)
+    assert calls_of("Edge") == {f"{method.upper()} {path}" for method, path in routes}
