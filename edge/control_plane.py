@@ -11,7 +11,7 @@ from urllib.parse import quote
 import aiohttp
 import msgspec
 
-from edge.errors import ControlPlaneError
+from edge.errors import ControlPlaneError, TooLargeError
 from edge.spool import Kind
 
 _PATHS: dict[Kind, str] = {
@@ -146,6 +146,9 @@ async def _bounded(response: aiohttp.ClientResponse, limit: int, name: str) -> b
     async for chunk in response.content.iter_any():
         size += len(chunk)
         if size > limit:
-            raise ControlPlaneError(f"the {name} is larger than {limit} bytes: it is not read")
+            raise TooLargeError(
+                f"the {name} is larger than {limit} bytes: it is not read",
+                etag=response.headers.get("ETag"),
+            )
         chunks.append(chunk)
     return b"".join(chunks)

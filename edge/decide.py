@@ -1,5 +1,6 @@
 """``POST /v1/decide``: a choice for an application that makes the call itself."""
 
+import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -153,7 +154,7 @@ def _checked(asked: Asked) -> Asked:
 
 def _seen(asked: Asked) -> bytes:
     """What tells one question from another, whatever the order of its keys."""
-    return msgspec.json.encode(asked, order="deterministic")
+    return hashlib.sha256(msgspec.json.encode(asked, order="deterministic")).digest()
 
 
 def read_context(asked: Asked) -> Context:

@@ -54,6 +54,15 @@ class ControlPlaneError(EdgeError):
         self.retry_after_s = retry_after_s
 
 
+class TooLargeError(ControlPlaneError):
+    """A download goes past its limit; ``etag`` names what was not read."""
+
+    def __init__(self, detail: str, *, etag: str | None) -> None:
+        """Keep the name, so that the same is not asked for again at once."""
+        super().__init__(detail)
+        self.etag = etag
+
+
 class ProblemError(EdgeError):
     """What a client did, or meets, said so that it can act on it."""
 

@@ -17,7 +17,7 @@ from edge.router import Decision
 from edge.spool import Kind, RefusedError, Spool
 
 MAX_RECENT = 20_000
-MAX_DEFERRED = 10_000
+MAX_DEFERRED_BYTES = 64 * 1024 * 1024
 DEFERRED_S = 3600.0
 SYNC_INTERVAL_S = 0.1
 LOG_EVERY_S = 10.0
@@ -32,6 +32,15 @@ class Answered:
     answer: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A deferred decision, ready to be spooled, and until when it may be."""
+
+    until: float
+    line: bytes
+    labels: tuple[str, str, str]
+
+
 class Ledger:
     """Spools each decision once; holds deferred ones until they are activated, or an hour."""
 
@@ -42,14 +51,21 @@ class Ledger:
         self._suffix = b',"edge_id":%b}' % msgspec.json.encode(edge_id)
         self._encoder = msgspec.json.Encoder()
         self._recent: OrderedDict[str, Answered] = OrderedDict()
-        self._deferred: OrderedDict[str, tuple[float, Decision]] = OrderedDict()
+        self._deferred: OrderedDict[str, Held] = OrderedDict()
+        self._held_bytes = 0
         self._quiet_until = 0.0
 
     def record(self, decision: Decision) -> None:
         """Spool a decision that is being served."""
-        self._metrics.decisions.labels(decision.policy, decision.mode, decision.action).inc()
+        self._spool_decision(self._line(decision), _labels(decision))
+
+    def _spool_decision(self, line: bytes, labels: tuple[str, str, str]) -> None:
+        self._metrics.decisions.labels(*labels).inc()
+        self._append("decision", line)
+
+    def _line(self, decision: Decision) -> bytes:
         # The record is the wire's line but for the edge's own id, which is appended here.
-        self._append("decision", self._encoder.encode(decision)[:-1] + self._suffix)
+        return self._encoder.encode(decision)[:-1] + self._suffix
 
     def outcome(
         self,
@@ -110,15 +126,20 @@ class Ledger:
             ProblemError: Too many are held (503).
         """
         self._expire()
-        if len(self._deferred) >= MAX_DEFERRED:
+        line = self._line(decision)
+        if self._held_bytes + len(line) > MAX_DEFERRED_BYTES:
             raise ProblemError(
                 503,
                 "too_many_deferred",
-                f"{MAX_DEFERRED} deferred decisions wait for their activation",
+                f"{len(self._deferred)} deferred decisions wait for their activation",
                 retry_after_s=10,
                 remedy="activate those that were used, or wait until they expire",
             )
-        self._deferred[decision.decision_id] = (monotonic() + DEFERRED_S, decision)
+        self._release(decision.decision_id)
+        self._deferred[decision.decision_id] = Held(
+            monotonic() + DEFERRED_S, line, _labels(decision)
+        )
+        self._held_bytes += len(line)
 
     def activate(self, decision_id: str) -> None:
         """Log a deferred decision; a second activation changes nothing.
@@ -127,9 +148,9 @@ class Ledger:
             ProblemError: No such decision is held (404).
         """
         self._expire()
-        held = self._deferred.pop(decision_id, None)
+        held = self._release(decision_id)
         if held is not None:
-            self.record(held[1])
+            self._spool_decision(held.line, held.labels)
         elif decision_id not in self._recent:
             raise ProblemError(
                 404,
@@ -143,11 +164,17 @@ class Ledger:
     def _expire(self) -> None:
         now = monotonic()
         while self._deferred:
-            decision_id, (until, _) = next(iter(self._deferred.items()))
-            if until > now:
+            decision_id, held = next(iter(self._deferred.items()))
+            if held.until > now:
                 return
-            del self._deferred[decision_id]
+            self._release(decision_id)
             self._recent.pop(decision_id, None)
+
+    def _release(self, decision_id: str) -> Held | None:
+        held = self._deferred.pop(decision_id, None)
+        if held is not None:
+            self._held_bytes -= len(held.line)
+        return held
 
     async def keep_synced(self) -> Never:
         """Force the spool onto the disk ten times a second, for as long as the edge lives."""
@@ -157,6 +184,10 @@ class Ledger:
                 await asyncio.to_thread(self._spool.sync)
             except OSError as error:
                 log.error("spool.sync_failed", error=str(error))  # noqa: TRY400
+
+
+def _labels(decision: Decision) -> tuple[str, str, str]:
+    return decision.policy, decision.mode, decision.action
 
 
 def reward_deadline(decision: Decision, wait_s: float) -> datetime:

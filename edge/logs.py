@@ -9,11 +9,13 @@ from structlog.typing import Processor
 
 def configure(level: str) -> None:
     """Send structlog and the standard library's logging the same way."""
+    # Locals stay out of tracebacks: they hold prompts and keys.
+    tracebacks = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.dict_tracebacks,
+        structlog.processors.ExceptionRenderer(tracebacks),
     ]
     number = logging.getLevelNamesMapping()[level]
     structlog.configure(

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from edge.backoff import Backoff
 from edge.control_plane import ControlPlane, Download
-from edge.errors import ControlPlaneError
+from edge.errors import ControlPlaneError, TooLargeError
 from edge.metrics import Metrics
 from edge.policies import Nack, Policies
 from edge.shelf import Shelf
@@ -113,6 +113,8 @@ class Puller:
             found = await self._control_plane.bundle(
                 self.policy, etag=self._known(), wait_s=self._wait_s
             )
+        except TooLargeError as error:
+            return self._refuse(_claimed(error.etag), error.etag, str(error))
         except ControlPlaneError as error:
             return self._failed(error)
         if found is None:

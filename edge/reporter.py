@@ -37,7 +37,7 @@ class Reporter:
         backoff: Backoff,
         now: Callable[[], datetime],
     ) -> None:
-        """``interval_s`` is the pause when nothing waits."""
+        """``interval_s`` is the pause when less than a full batch waits."""
         self._spool = spool
         self._control_plane = control_plane
         self._metrics = metrics
@@ -66,7 +66,7 @@ class Reporter:
         """Upload for as long as the edge lives."""
         while True:
             try:
-                more = await self.step()
+                await self.step()
             except ControlPlaneError as error:
                 delay = max(self._backoff.next(), error.retry_after_s or 0.0)
                 self._metrics.upload_failures.inc()
@@ -74,7 +74,8 @@ class Reporter:
                 await asyncio.sleep(delay)
                 continue
             self._backoff.reset()
-            if not more:
+            # Full batches follow each other at once; a few lines wait until there are more.
+            if self._spool.depth < MAX_LINES:
                 await asyncio.sleep(self._interval_s)
 
     async def drain(self) -> None:

@@ -157,7 +157,7 @@ def test_a_deferred_decision_is_logged_when_it_is_activated_and_once(tmp_path):
 
 
 def test_deferred_decisions_are_bounded_and_expire(tmp_path, monkeypatch):
-    monkeypatch.setattr(ledger, "MAX_DEFERRED", 2)
+    monkeypatch.setattr(ledger, "MAX_DEFERRED_BYTES", 1200)  # two lines, and a half
     clock = [0.0]
     monkeypatch.setattr(ledger, "monotonic", lambda: clock[0])
 

@@ -11,6 +11,7 @@ from openai.types.chat import ChatCompletionUserMessageParam
 from edge.app import new_id, now
 from learners.bundle import Bundle
 from learners.exploration import Exploration
+from learners.records import Arm
 from tests.edge.doubles import (
     ANSWER,
     ARMS,
@@ -143,6 +144,21 @@ def test_a_clients_own_credential_never_reaches_an_arm(tmp_path):
     run(scenario())
 
 
+def test_a_bundle_cannot_send_the_edges_own_secrets_to_an_arm(tmp_path):
+    async def scenario():
+        async with control_plane() as plane, arms() as pool:
+            bundle = make_bundle(endpoint=pool.url)
+            name = "POINTSMAN_EDGE_API_KEY"
+            greedy = tuple(Arm(a.name, a.model, a.endpoint, a.card, name) for a in bundle.arms)
+            plane.publish(replaced(bundle, arms=greedy))
+            async with edge(plane.url, tmp_path, environ={name: "pm_edge_secret"}) as client:
+                await client.ready()
+                assert (await client.send(CHAT, ASK))[0] == 200
+            assert "authorization" not in pool.headers[0]
+
+    run(scenario())
+
+
 @pytest.mark.parametrize("usage", [True, False])
 def test_a_stream_is_relayed_byte_for_byte_and_measured(tmp_path, usage):
     ask = {**STREAM, "stream_options": {"include_usage": True}} if usage else STREAM
@@ -256,7 +272,7 @@ def test_an_arm_that_cannot_be_reached_is_retried_on_another(tmp_path, unused_po
         async with control_plane() as plane, arms() as pool:
             bundle = make_bundle(endpoint=pool.url)
             nowhere = f"http://127.0.0.1:{unused_port}/v1"
-            gone = [type(a)(a.name, a.model, nowhere, a.card) for a in bundle.arms[:2]]
+            gone = [Arm(a.name, a.model, nowhere, a.card) for a in bundle.arms[:2]]
             plane.publish(replaced(bundle, arms=(*gone, bundle.arms[2])))
             async with edge(plane.url, tmp_path) as client:
                 await client.ready()

@@ -114,12 +114,13 @@ def test_a_bad_bundle_is_refused_loudly_and_the_last_good_one_serves_on(tmp_path
     run(scenario())
 
 
-def test_a_bundle_past_the_limit_is_not_even_read(tmp_path):
+def test_a_bundle_past_the_limit_is_refused_without_being_read(tmp_path):
     async def scenario():
         async with serving(tmp_path, max_bundle_bytes=64 * 1024) as (plane, client):
             plane.publish_bytes("chat", b"x" * 1024 * 1024, "6-large")
-            asked = plane.bundle_requests
-            await eventually(lambda: plane.bundle_requests > asked + 1)
+            await eventually(lambda: plane.statuses[-1]["nack"])
+            (nack,) = plane.statuses[-1]["nack"]
+            assert (nack["serial"], "larger than 65536" in nack["reason"]) == (6, True)
             assert await served_serial(client) == 5
 
     run(scenario())
