@@ -113,7 +113,10 @@ _PROBES_HELP = (
     "the first N queries are scored on all arms: the learner gets every arm's reward, and the "
     "online reward of such a query is that of the arm drawn, less the cost of all arms"
 )
-_DELAY_HELP = "further requests before a reward arrives, or a:b drawn uniformly; default: 0"
+_DELAY_HELP = (
+    "events, that is further requests, before a reward reaches the learner, or a:b drawn "
+    "uniformly for each; default: 0"
+)
 _REFRESH_HELP = f"interactions between two refreshes of the scorer; default: {DEFAULT_REFRESH}"
 
 

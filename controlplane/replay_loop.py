@@ -19,6 +19,7 @@ from learners.interactions import Interactions
 from learners.scorer import Scorer
 
 DEFAULT_REFRESH = 32
+MAX_SEEDS = 1000
 
 
 class ReplayError(ValueError):
@@ -55,6 +56,8 @@ class Plan:
                 f"seeds={self.seeds}, refresh={self.refresh}, probes={self.probes}: "
                 "give at least 1, 1 and 0"
             )
+        if self.seeds > MAX_SEEDS:
+            raise ReplayError(f"{self.seeds} seeds: at most {MAX_SEEDS} are replayed")
         if not 0 <= self.delay[0] <= self.delay[1]:
             raise ReplayError(f"delay {self.delay[0]}:{self.delay[1]}: give 0 <= fewest <= most")
 
