@@ -63,8 +63,9 @@ def test_a_table_holds_every_arm_s_outcome_of_the_queries_that_all_answered(file
 
 
 def test_fewer_arms_keep_more_queries_in_the_order_asked_for(files):
-    assert read_table(*files(), arms=["alpha"]).query_ids == ("q1", "q2", "q3")
-    assert read_table(*files(), arms=["beta", "alpha"]).scores[0].tolist() == [0.5, 0.25]
+    queries, outcomes = files()
+    assert read_table(queries, outcomes, ["alpha"]).query_ids == ("q1", "q2", "q3")
+    assert read_table(queries, outcomes, ["beta", "alpha"]).scores[0].tolist() == [0.5, 0.25]
 
 
 def test_columns_that_are_not_there_are_none(files):
@@ -151,8 +152,9 @@ def test_a_file_that_is_not_there_or_a_folder_is_refused(files, tmp_path):
     [(["alpha", "gamma"], "'gamma'"), (["alpha", "alpha"], "repeat"), ([], "none")],
 )
 def test_arms_that_can_not_be_chosen_are_refused(files, arms, said):
+    queries, outcomes = files()
     with pytest.raises(TableError, match=said):
-        read_table(*files(), arms=arms)
+        read_table(queries, outcomes, arms)
 
 
 def test_arms_that_share_no_query_are_refused_with_the_rarest(files):
