@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import math
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -64,7 +65,7 @@ class ControlPlane:
 
     async def bundle(self, policy: str, *, etag: str | None, wait_s: float) -> Download | None:
         """The policy's newest bundle, or None when ``etag`` still names it after ``wait_s``."""
-        headers = {"Prefer": f"wait={wait_s:g}"} if wait_s else {}
+        headers = {"Prefer": f"wait={math.ceil(wait_s)}"} if wait_s else {}
         if etag is not None:
             headers["If-None-Match"] = etag
         path = f"/v1/bundles/{quote(policy, safe='')}"

@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -16,14 +16,17 @@ from edge.router import Decision, NoArmError, decide, eligible_arms
 from kernels import signals
 from learners.bundle import Bundle
 from learners.errors import LearnersError
-from learners.ids import parse
-from learners.records import Context, ContextValue
+from learners.ids import parse, time_of
+from learners.records import MAX_NAME, Context, ContextValue
 
 MAX_DECIDE_BYTES = 1024 * 1024
 MAX_CONTEXT_BYTES = 256 * 1024
 MAX_FEATURES = 256
 MAX_TEXT = 1024
 MAX_ACTIONS = 1024
+NUL = "\x00"  # which no table of the control plane holds
+AHEAD = timedelta(hours=1)
+"""How far the clock of who makes a decision's id may run ahead, as the control plane allows."""
 _AT = re.compile(r"at `\$\.?([^`]*)`")
 _FIELD = re.compile(r"field `([^`]*)`")
 
@@ -73,6 +76,7 @@ class Decider:
     def _choose(self, asked: Asked, seen: bytes) -> bytes:
         bundle = self._policies.bundle(asked.policy)
         now = self._now()
+        _check_time(asked.decision_id, now)
         try:
             decision = decide(
                 bundle,
@@ -152,6 +156,17 @@ def _checked(asked: Asked) -> Asked:
         raise invalid("decision_id", asked.decision_id, str(error)) from error
 
 
+def _check_time(decision_id: str | None, now: datetime) -> None:
+    if decision_id is None:
+        return
+    try:
+        early = time_of(parse(decision_id)) <= now + AHEAD
+    except LearnersError:  # past the year 9999
+        early = False
+    if not early:
+        raise invalid("decision_id", decision_id, "make it with the time of now, as UUIDv7 asks")
+
+
 def _seen(asked: Asked) -> bytes:
     """What tells one question from another, whatever the order of its keys."""
     return hashlib.sha256(msgspec.json.encode(asked, order="deterministic")).digest()
@@ -180,21 +195,25 @@ def read_context(asked: Asked) -> Context:
 
 
 def _value(name: str, value: object) -> ContextValue:
-    if not 0 < len(name) <= 128:
-        raise invalid("context", name, "feature names have 1 to 128 characters")
-    if isinstance(value, str) and len(value) <= MAX_TEXT:
+    if not (0 < len(name) <= MAX_NAME and NUL not in name):
+        raise invalid("context", name, f"feature names have 1 to {MAX_NAME} characters, no NUL")
+    if isinstance(value, str) and len(value) <= MAX_TEXT and NUL not in value:
         return value
-    if _is_number(value):
+    if isinstance(value, bool) or _is_number(value):
         return value  # type: ignore[return-value]
     if isinstance(value, list) and all(map(_is_number, value)):
         return value
     raise invalid(
-        f"context.{name}", value, f"give a number, a flag, up to {MAX_TEXT} characters or numbers"
+        f"context.{name}",
+        value,
+        f"give a number, a flag, a list of numbers, or up to {MAX_TEXT} characters without NUL",
     )
 
 
 def _is_number(value: object) -> bool:
     # Beyond 2**63 an integer may have no float, and no column of a table holds it.
+    if isinstance(value, bool):
+        return False
     return isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)
 
 

@@ -8,7 +8,7 @@ as such in ``pointsman_edge_estimated_total``.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -22,8 +22,8 @@ _MAX_ID = 256
 class Usage(msgspec.Struct, frozen=True):
     """``usage`` of an answer."""
 
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    prompt_tokens: Annotated[int, msgspec.Meta(ge=0)] = 0
+    completion_tokens: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
 class Delta(msgspec.Struct, frozen=True):
@@ -104,7 +104,7 @@ class Meter:
             part = _part.decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError):
             return False  # not ours to judge: the client gets it as it came
-        if part.id and len(part.id) <= _MAX_ID:
+        if part.id and len(part.id) <= _MAX_ID and part.id.isprintable():
             self.response_id = part.id
         if part.usage is not None:
             self._usage = part.usage
