@@ -1,0 +1,88 @@
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+
+from learners.errors import InteractionError
+from learners.features import Feature, Schema
+from learners.interactions import encode
+from learners.records import MAX_ABS_REWARD, Card, Interaction
+
+SCHEMA = Schema((Feature("chars", "number"),))
+ROW = Interaction(
+    decision_id="d1",
+    at=datetime(2026, 11, 21, tzinfo=UTC),
+    context={"chars": 2.0},
+    eligible=("a", "b"),
+    action="b",
+    propensity=0.25,
+    reward=0.5,
+    weight=2.0,
+)
+
+
+def test_records_become_columns_in_the_order_of_the_arms():
+    found = encode([ROW, replace(ROW, action="a", reward=1.0)], SCHEMA, ("c", "b", "a"))
+    assert found.action.tolist() == [1, 2]
+    assert found.eligible.tolist() == [[False, True, True]] * 2
+    assert found.x.tolist() == [[1, 2], [1, 2]]
+    assert found.reward.tolist() == [0.5, 1.0]
+    assert found.propensity.tolist() == [0.25, 0.25]
+    assert found.weight.tolist() == [2, 2]
+
+
+def test_what_a_retired_arm_earned_is_left_out():
+    rows = [ROW, replace(ROW, eligible=("a", "b", "old"), action="old")]
+    assert encode(rows, SCHEMA, ("a", "b")).action.tolist() == [1]
+    assert encode(rows[:1], SCHEMA, ("b",)).eligible.tolist() == [[True]]
+
+
+def test_no_records_become_no_rows():
+    found = encode([], SCHEMA, ("a",))
+    assert (len(found), found.x.shape) == (0, (0, 2))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"propensity": 0.0}, "propensity=0.0"),
+        ({"propensity": 1.1}, "propensity=1.1"),
+        ({"propensity": float("nan")}, "propensity=nan"),
+        ({"reward": float("nan")}, "reward=nan"),
+        ({"reward": 2 * MAX_ABS_REWARD}, "reward=2000000.0"),
+        ({"reward": -2 * MAX_ABS_REWARD}, "reward=-2000000.0"),
+        ({"weight": -1.0}, "weight=-1.0"),
+        ({"weight": float("inf")}, "weight=inf"),
+        ({"action": "c"}, "'c' is not among"),
+        ({"at": datetime(2026, 11, 21)}, "no time zone"),  # noqa: DTZ001 — naive on purpose
+    ],
+)
+def test_a_record_that_would_poison_a_learner_is_refused_by_its_decision(change, said):
+    with pytest.raises(InteractionError, match="d1") as error:
+        replace(ROW, **change)
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"action": np.array([0, 5])}, "row 1: action=5"),
+        ({"action": np.array([-1, 0])}, "row 0: action=-1"),
+        ({"propensity": np.array([0.5, 0.0])}, "row 1: propensity"),
+        ({"weight": np.array([1.0, np.nan])}, "row 1: weight"),
+        ({"reward": np.zeros(3)}, "reward has shape"),
+        ({"x": np.zeros(2)}, "x has shape"),
+        ({"eligible": np.ones((2, 2), dtype=np.bool_)}, "eligible"),
+        ({"eligible": np.zeros((2, 3), dtype=np.bool_)}, "not among its eligible"),
+    ],
+)
+def test_columns_that_would_poison_a_learner_are_refused(log_of, change, said):
+    with pytest.raises(InteractionError, match=said):
+        replace(log_of(2, 3), **change)
+
+
+@pytest.mark.parametrize("price", [-1.0, float("nan"), float("inf")])
+def test_a_price_that_is_none_is_refused(price):
+    with pytest.raises(ValueError, match="usd_per_mtok_out"):
+        Card(usd_per_mtok_out=price)
