@@ -201,7 +201,7 @@ def same_feedback(connection: sa.Connection, row: StoredFeedback) -> UUID | None
         .where(
             *_same_speech(row),
             feedback.c.occurred_at == row.occurred_at,
-            feedback.c.value == row.value,
+            feedback.c.value == sa.literal(row.value, feedback.c.value.type),
         )
         .order_by(feedback.c.feedback_id)
         .limit(1)
