@@ -44,7 +44,7 @@ def at_most(
         unit=unit,
         reference=f"{name}: {_rounded(base):g} {unit}",
         ratio=_rounded(value / base),
-        goal=f"<= {limit:g} {unit}",
+        goal=f"<= {_rounded(limit):g} {unit}",
         holds=value <= limit,
     )
 
