@@ -21,6 +21,19 @@ MAX_LEARNERS = 8
 _STRICT = ConfigDict(extra="forbid")
 
 
+class SettingError(ValueError):
+    """A setting is out of range.
+
+    Attributes:
+        field: the setting's name.
+    """
+
+    def __init__(self, field: str, message: str) -> None:
+        """Name the setting beside the message."""
+        super().__init__(message)
+        self.field = field
+
+
 @dataclass(frozen=True)
 class LearnerConfig:
     """A learner of the catalogue with its parameters."""
@@ -68,7 +81,9 @@ class GateConfig:
         }
         for name, good in bounds.items():
             if not good:
-                raise ValueError(f"gate.{name} is {getattr(self, name)}: out of range")
+                raise SettingError(
+                    f"gate.{name}", f"gate.{name} is {getattr(self, name)}: out of range"
+                )
 
 
 @dataclass(frozen=True)
@@ -98,19 +113,30 @@ class PolicyConfig:
     def __post_init__(self) -> None:
         """Refuse unknown learners, features that cannot be encoded, and no exploration at all."""
         if not 0.001 <= self.floor <= 1:
-            raise ValueError(
+            raise SettingError(
+                "floor",
                 f"floor is {self.floor}: give 0.001 to 1; without exploration no later policy "
-                "could be judged"
+                "could be judged",
             )
         if not 1 <= len(self.learners) <= MAX_LEARNERS:
-            raise ValueError(f"{len(self.learners)} learners: give 1 to {MAX_LEARNERS}")
+            raise SettingError(
+                "learners", f"{len(self.learners)} learners: give 1 to {MAX_LEARNERS}"
+            )
         if not 100 <= self.max_interactions <= 1_000_000:
-            raise ValueError(f"max_interactions is {self.max_interactions}: give 100 to 1,000,000")
+            raise SettingError(
+                "max_interactions",
+                f"max_interactions is {self.max_interactions}: give 100 to 1,000,000",
+            )
         names = [learner.name for learner in self.learners]
         unknown = [name for name in names if name not in catalogue.NAMES]
         if unknown or len(set(names)) != len(names):
-            raise ValueError(f"learners {names}: give each once, of {list(catalogue.NAMES)}")
-        _ = self.schema
+            raise SettingError(
+                "learners", f"learners {names}: give each once, of {list(catalogue.NAMES)}"
+            )
+        try:
+            _ = self.schema
+        except LearnersError as error:
+            raise SettingError("features", str(error)) from error
 
     @cached_property
     def schema(self) -> Schema:
@@ -144,7 +170,8 @@ def from_json(row: Mapping[str, Any]) -> PolicyConfig:
         return _ADAPTER.validate_python(dict(row))
     except ValidationError as error:
         first = error.errors()[0]
+        found = first.get("ctx", {}).get("error")
+        if isinstance(found, SettingError):
+            raise InvalidError(found.field, str(found)) from error
         place = ".".join(str(part) for part in first["loc"]) or "config"
         raise InvalidError(place, f"{place}: {first['msg']}") from error
-    except LearnersError as error:
-        raise InvalidError("features", f"features: {error}") from error

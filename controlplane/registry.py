@@ -118,6 +118,7 @@ def put_reward(
     """Store the next version of a policy's reward; its log is joined anew with it.
 
     Metrics' defaults and waits are written into the version, so that it means the same for ever.
+    The reward that is in force already is no new version: its number is returned.
 
     Raises:
         InvalidError: It does not parse, or names a metric that is not declared.
@@ -132,6 +133,9 @@ def put_reward(
     if not 0 <= wait_s <= MAX_WAIT_S:
         raise InvalidError("wait_s", f"wait_s {wait_s}: give 0 to {MAX_WAIT_S:.0f} seconds")
     spec = {**reward.as_json(), "wait_s": wait_s, "expression": body.expression}
+    standing = policies.newest_reward(connection, policy.id)
+    if standing is not None and standing[1] == spec:
+        return standing[0]
     return policies.add_reward(connection, policy.id, spec, wait_s, now)
 
 

@@ -130,6 +130,9 @@ async def _invalid(_request: Request, error: Exception) -> Response:
 
 def place_of(error: Mapping[str, Any]) -> str:
     """The field at fault, as the sender wrote it."""
+    named = getattr(error.get("ctx", {}).get("error"), "field", None)
+    if named:
+        return str(named)
     loc: Sequence[Any] = error.get("loc", ())
     if loc and loc[0] in {"body", "query", "path", "header", "cookie"}:
         loc = loc[1:]
@@ -146,6 +149,9 @@ def shown(value: Any) -> str | None:
 async def _http(_request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
+    # FastAPI takes whatever fails while it reads a body for a body that does not parse.
+    if isinstance(error.__cause__, ProblemError):
+        return error.__cause__.response()
     detail = str(error.detail)
     if error.status_code == 404:
         detail = "there is nothing at this path: see /openapi.json"
