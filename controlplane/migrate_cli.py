@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from controlplane import keys
 from controlplane.settings import Settings
 from storage.engine import connect
-from storage.migrate import migrate
+from storage.migrate import SchemaError, migrate
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,7 +25,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 2
     url = settings.database_url.get_secret_value()
-    migrate(url)
+    try:
+        migrate(url)
+    except SchemaError as error:
+        print(f"pointsman migrate: {error}", file=sys.stderr)
+        return 1
     engine = connect(url, pool_size=1)
     try:
         with engine.begin() as connection:

@@ -24,7 +24,7 @@ from learners.ids import ENTROPY_BYTES, uuid7
 from storage import projects
 from storage.embedded import Embedded, EmbeddedError
 from storage.engine import connect
-from storage.migrate import migrate
+from storage.migrate import SchemaError, migrate
 
 EDGE_KEY_FILE = "edge.key"
 RUNNING_FILE = "running.json"
@@ -267,7 +267,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     print(line, flush=True)
                 time.sleep(LOOK_S)
             print("stopping …", flush=True)
-    except (EmbeddedError, ControlPlaneError) as error:
+    except (EmbeddedError, SchemaError, ControlPlaneError) as error:
         print(f"pointsman up: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:  # while it was starting

@@ -11,7 +11,7 @@ import msgspec
 
 MAX_ANSWER = 1024 * 1024
 """Bytes of an answer that are read."""
-MAX_TRIES = 6
+MAX_TRIES = 12
 """How often a grade is sent before it is given up."""
 FIRST_PAUSE_S, MAX_PAUSE_S = 0.2, 5.0
 TELL_TIMEOUT = aiohttp.ClientTimeout(total=10.0)

@@ -26,6 +26,7 @@ from controlplane.simulation.traffic import Traffic
 from controlplane.simulation.world import default_world
 from controlplane.up import Addresses, Ending, Stack
 from storage.embedded import EmbeddedError
+from storage.migrate import SchemaError
 
 RATE_PER_S = 30.0
 LOOK_S = 1.0
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         data.chmod(0o711)  # root's Postgres runs as another account and passes through
     try:
         return _run(given, Settings(data_dir=data))
-    except (ControlPlaneError, EmbeddedError, DemoError) as error:
+    except (ControlPlaneError, EmbeddedError, SchemaError, DemoError) as error:
         print(f"pointsman demo: {error}", file=sys.stderr)
         return 1
     finally:
@@ -75,7 +76,7 @@ def _seconds(text: str) -> float:
 def _run(given: argparse.Namespace, settings: Settings) -> int:
     ending = Ending()
     world = default_world(given.seed)
-    console = Console()
+    console = Console(soft_wrap=True, highlight=False)
     console.print("starting Postgres, Redis, API, worker, schedule, edge and a simulated pool …")
     pool_program = Program(
         "pool", "controlplane.simulation.pool", ("--port", "0", "--seed", str(given.seed))
