@@ -8,6 +8,8 @@ from typing import Any
 
 import structlog
 
+from controlplane.errors import SettingsError
+
 LEVELS = ("debug", "info", "warning", "error")
 
 _SECRET_NAMES = frozenset({"authorization", "cookie", "password", "secret", "token"})
@@ -18,10 +20,10 @@ def configure(level: str = "info") -> None:
     """Send structlog's and the standard library's log records to stderr, as JSON.
 
     Raises:
-        ValueError: The level is none of LEVELS.
+        SettingsError: The level is none of LEVELS.
     """
     if level.lower() not in LEVELS:
-        raise ValueError(f"log level {level!r}: give one of {', '.join(LEVELS)}")
+        raise SettingsError(f"log level {level!r}: give one of {', '.join(LEVELS)}")
     number = logging.getLevelNamesMapping()[level.upper()]
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 import structlog
 import uvicorn
 from fastapi import FastAPI
+from pydantic import ValidationError
 
 from controlplane import logs, signing
 from controlplane.api import (
@@ -160,6 +161,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.parse_args(argv)
     try:
         serve(Settings())
+    except ValidationError as error:
+        for one in error.errors():
+            print(f"POINTSMAN_{str(one['loc'][0]).upper()}: {one['msg']}", file=sys.stderr)  # noqa: T201
+        return 1
     except ControlPlaneError as error:
         print(f"pointsman api: {error}", file=sys.stderr)  # noqa: T201 — a command line prints
         return 1
