@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from feedback import ingest, join
 from feedback.ingest import Said
 from learners.rewards import RewardFunction, Term
-from storage import interactions
+from storage import interactions, policies
 from storage.engine import connect
 from tests.ground import T0, Ground, decision_line, later, lay, new_id, outcome_line
 
@@ -214,6 +214,19 @@ def test_a_reward_that_is_replaced_during_a_join_reaches_what_that_joined(ground
             joining.commit()
             assert replacing.result() == 2
     assert ground.settle(later(100)) == 1
+    assert ground.log()[decision_id]["reward_version"] == 2
+
+
+def test_a_join_during_the_replacement_of_a_reward_waits_for_the_new_one(ground: Ground):
+    decision_id = new_id()
+    ground.decide(decision_id)
+    with ground.engine.connect() as replacing:
+        policies.add_reward(replacing, ground.policy_id, DEFAULTED.as_json(), 60.0, later(100))
+        with in_thread(lambda: ground.settle(later(100))) as joining:
+            wait_for_a_lock(ground)
+            replacing.commit()
+            joining.result()
+    ground.settle(later(100))
     assert ground.log()[decision_id]["reward_version"] == 2
 
 

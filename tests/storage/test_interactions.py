@@ -1,0 +1,144 @@
+from uuid import UUID
+
+import pytest
+
+from storage import interactions
+from tests.ground import T0, Ground, later, lay, new_id
+
+
+def write(ground: Ground, *rows: tuple[UUID, float | None, str], version: int = 1) -> None:
+    with ground.engine.begin() as connection:
+        interactions.write(
+            connection, ground.policy_id, rows, reward_version=version, now=later(version)
+        )
+
+
+def test_new_ones_go_to_the_logs_end_and_known_ones_are_amended(ground: Ground):
+    a, b, c = new_id(), new_id(), new_id()
+    write(ground, (a, 0.1, "{}"), (b, None, "{}"))
+    write(ground, (b, 0.2, '{"good": 1}'), (c, 0.3, "{}"))
+    found = {i: (r["position"], r["reward"], r["revision"]) for i, r in ground.log().items()}
+    assert found == {a: (1, 0.1, 1), b: (2, 0.2, 2), c: (3, 0.3, 1)}
+    assert ground.policy().log_position == 3
+
+
+def test_writing_what_stands_there_already_changes_nothing(ground: Ground):
+    one = new_id()
+    write(ground, (one, 0.1, '{"x": 1, "y": 2}'))
+    before = ground.log()
+    write(ground, (one, 0.1, '{"y": 2, "x": 1}'))
+    assert ground.log() == before
+    write(ground, (one, 0.1, '{"x": 1, "y": 2}'), version=2)
+    assert (ground.log()[one]["revision"], ground.log()[one]["reward_version"]) == (2, 2)
+
+
+def test_a_write_that_is_rolled_back_gives_its_positions_back(ground: Ground):
+    with ground.engine.connect() as connection:
+        interactions.write(
+            connection, ground.policy_id, [(new_id(), 1.0, "{}")], reward_version=1, now=T0
+        )
+        connection.rollback()
+    write(ground, (new_id(), 1.0, "{}"))
+    assert [row["position"] for row in ground.log().values()] == [1]
+
+
+def test_what_is_due_is_taken_oldest_first_and_no_more_than_asked_for(ground: Ground):
+    ids = [new_id(later(n)) for n in range(4)]
+    for n in (2, 0, 3, 1):
+        ground.decide(ids[n], at=later(n).isoformat(), now=later(3))
+    policy = ground.policy()
+
+    def take(seconds: float, limit: int) -> list[UUID]:
+        with ground.engine.begin() as connection:
+            return interactions.take_due(connection, policy, later(seconds), limit)
+
+    assert take(59, 10) == []
+    assert take(62, 2) == ids[:2]
+    assert take(62, 10) == [ids[2]]
+    assert take(62, 10) == []
+    assert take(63, 10) == [ids[3]]
+
+
+def test_reading_gives_rewarded_interactions_in_order_between_two_positions(ground: Ground):
+    ids = [new_id() for _ in range(6)]
+    ground.decide(*ids)
+    write(ground, *[(i, None if n == 3 else float(n), "{}") for n, i in enumerate(ids)])
+
+    def read(after: int, upto: int, limit: int = 10) -> list[tuple[int, float]]:
+        with ground.engine.connect() as connection:
+            rows = interactions.read(
+                connection, ground.policy_id, after=after, upto=upto, limit=limit
+            )
+        return [(row.position, row.reward) for row in rows]
+
+    assert read(0, 6) == [(1, 0.0), (2, 1.0), (3, 2.0), (5, 4.0), (6, 5.0)]
+    assert read(2, 5) == [(3, 2.0), (5, 4.0)]
+    assert read(0, 6, limit=2) == [(1, 0.0), (2, 1.0)]
+    assert read(6, 6) == []
+
+
+def test_counts_are_those_of_the_policy(ground: Ground):
+    other = lay(ground.engine)
+    ids = [new_id() for _ in range(3)]
+    ground.decide(*ids)
+    ground.say(ids[0], True)
+    ground.settle(later(100), limit=2)
+    other.decide(new_id())
+    with ground.engine.connect() as connection:
+        found = interactions.counts(connection, ground.policy_id)
+    unrewarded = sum(reward is None for reward in ground.rewards().values())
+    assert found == {"decisions": 3, "pending": 1, "joined": 2, "unrewarded": unrewarded}
+
+
+def test_only_policies_with_something_due_are_due(ground: Ground):
+    other = lay(ground.engine)
+    ground.decide(new_id())
+    with ground.engine.connect() as connection:
+        assert ground.policy_id not in interactions.due_policies(connection, later(59))
+        due = interactions.due_policies(connection, later(60))
+    assert ground.policy_id in due
+    assert other.policy_id not in due
+
+
+def test_the_reward_series_covers_the_log_in_its_order(ground: Ground):
+    for n in range(10):
+        one = new_id(later(n))
+        ground.decide(one, at=later(n).isoformat(), version=1 + n // 5, now=later(10))
+        ground.outcome(one, values={"cost_usd": 0.5}, now=later(10))
+        ground.say(one, n >= 5, now=later(10))
+    ground.settle(later(200))
+    with ground.engine.connect() as connection:
+        rows = interactions.reward_series(connection, ground.policy_id, buckets=2, since=T0)
+        empty = interactions.reward_series(
+            connection, ground.policy_id, buckets=2, since=later(100)
+        )
+    assert [(r["n"], r["reward"], r["version"]) for r in rows] == [(5, 0.0, 1), (5, 1.0, 2)]
+    assert [r["cost_usd"] for r in rows] == [0.5, 0.5]
+    assert empty == []
+
+
+def test_arm_shares_count_the_newest_decisions_whether_joined_or_not(ground: Ground):
+    old = new_id(later(0))
+    ground.decide(old, action="small", propensity=0.25)
+    joined = new_id(later(1))
+    ground.decide(joined)
+    ground.say(joined, True, now=later(1))
+    ground.settle(later(100))
+    ground.decide(new_id(later(2)), now=later(100))
+    with ground.engine.connect() as connection:
+        newest = interactions.arm_shares(connection, ground.policy_id, last=2)
+        every = interactions.arm_shares(connection, ground.policy_id, last=10)
+    assert [(r["arm"], r["n"], r["reward"]) for r in newest] == [("large", 2, 1.0)]
+    assert [(r["arm"], r["n"]) for r in every] == [("large", 2), ("small", 1)]
+
+
+@pytest.mark.parametrize("reward", [float("nan"), float("inf")])
+def test_reading_refuses_a_reward_that_would_poison_a_learner(ground: Ground, reward: float):
+    one = new_id()
+    ground.decide(one)
+    write(ground, (one, reward, "{}"))
+    with (
+        ground.engine.connect() as connection,
+        pytest.raises(ValueError, match="is not finite"),
+    ):
+        interactions.read(connection, ground.policy_id, after=0, upto=1, limit=1)
