@@ -15,6 +15,8 @@ from storage.work import Due
 JOIN, ROUND, REFRESH = "join", "round", "refresh"
 KEY_LIFE = timedelta(days=2)
 """How long an idempotency key is remembered."""
+STRAY_LIFE = timedelta(days=31)
+"""How long a decision is waited for that was spoken of and has not arrived."""
 
 
 def find(connection: sa.Connection, now: datetime) -> list[Due]:
@@ -56,9 +58,10 @@ def settle(engine: sa.Engine, policy_id: UUID, now: datetime) -> int:
 
 
 def tidy(connection: sa.Connection, now: datetime) -> None:
-    """Make the coming months' partitions, and forget old idempotency keys."""
+    """Make the coming months' partitions; forget old keys, and decisions that never came."""
     ensure_partitions(connection, now)
     events.forget_keys(connection, now - KEY_LIFE)
+    events.forget_strays(connection, now - STRAY_LIFE)
 
 
 def _grown(connection: sa.Connection) -> list[UUID]:
