@@ -137,7 +137,7 @@ def _standing(connection: sa.Connection, policy_id: UUID) -> Standing | None:
 
 def _window(end: int, config: PolicyConfig, standing: Standing) -> Window:
     start = max(0, end - config.max_interactions)
-    cut = start + math.floor((end - start) * (1.0 - config.gate.share))
+    cut = end - round((end - start) * config.gate.share)
     return Window(start, cut, end, max(cut, standing.version.data_to))
 
 

@@ -17,7 +17,8 @@ def test_a_new_policy_explores_evenly_as_version_1(api: Api) -> None:
     api.declare()
     status = api.ok("GET", "/v1/policies/chat/status", scope="read")
     assert status["champion"] == {"version": 1, "revision": 1}
-    assert (status["serial"], status["log_position"], status["next_round_position"]) == (1, 0, 400)
+    assert (status["serial"], status["log_position"]) == (1, 0)
+    assert status["next_round_position"] == PolicyConfig().gate.min_interactions
     version = api.ok("GET", "/v1/policies/chat/versions/1")
     assert (version["learner"], version["state"]) == ("uniform", "champion")
 
@@ -35,9 +36,12 @@ def test_settings_that_are_left_out_take_their_defaults(api: Api) -> None:
     api.declare(floor=0.2, auto_promote=True, gate={"growth": 2.0})
     read = api.ok("GET", "/v1/policies/chat")
     assert (read["floor"], read["auto_promote"], read["gate"]["growth"]) == (0.2, True, 2.0)
-    assert read["gate"]["alpha"] == 0.05
+    default = PolicyConfig()
+    assert read["gate"]["alpha"] == default.gate.alpha
     put = api.ok("PUT", "/v1/policies/chat", {"pool": "main"})
-    assert (put["floor"], put["auto_promote"], put["gate"]["growth"]) == (0.05, False, 1.5)
+    assert (put["floor"], put["auto_promote"], put["gate"]["growth"]) == (
+        default.floor, default.auto_promote, default.gate.growth,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(

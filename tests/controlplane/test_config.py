@@ -1,0 +1,65 @@
+from typing import Any
+
+import pytest
+
+from controlplane import config
+from controlplane.config import BASELINE, MAX_LEARNERS, LearnerConfig, PolicyConfig
+from controlplane.errors import InvalidError
+from kernels.signals import SIGNAL_SCHEMA
+from learners import catalogue
+
+
+def test_a_configuration_survives_its_table() -> None:
+    wanted = PolicyConfig(
+        learners=(LearnerConfig("vw", {"floor": 0.2}),), floor=0.3, auto_promote=True, seed=7
+    )
+    assert config.from_json(config.as_json(wanted)) == wanted
+
+
+def test_nothing_given_means_the_defaults() -> None:
+    assert config.from_json({}) == PolicyConfig()
+    assert [feature.name for feature in PolicyConfig().schema.features] == [
+        row["name"] for row in SIGNAL_SCHEMA
+    ]
+
+
+def test_the_best_fixed_arm_is_always_a_candidate_and_once() -> None:
+    assert [one.name for one in PolicyConfig().candidates][-1] == BASELINE
+    explicit = PolicyConfig(learners=(LearnerConfig(BASELINE, {"prior": 2.0}),))
+    assert explicit.candidates == (LearnerConfig(BASELINE, {"prior": 2.0}),)
+
+
+@pytest.mark.parametrize(
+    ("row", "field"),
+    [
+        ({"floor": 0}, "floor"),
+        ({"floor": 1.1}, "floor"),
+        ({"floor": "much"}, "floor"),
+        ({"learners": []}, "learners"),
+        ({"learners": [{"name": "oracle"}]}, "learners"),
+        ({"learners": [{"name": "vw"}] * 2}, "learners"),
+        ({"learners": [{"name": "vw", "alpha": 1}]}, "learners.0.alpha"),
+        ({"max_interactions": 10}, "max_interactions"),
+        ({"features": [{"kind": "flag"}]}, "features"),
+        ({"features": [{"name": "x", "kind": "flag"}] * 2}, "features"),
+        ({"gate": {"share": 0.95}}, "gate.share"),
+        ({"gate": {"growth": 1.0}}, "gate.growth"),
+        ({"gate": {"alpha": 0}}, "gate.alpha"),
+        ({"gate": {"margin": float("nan")}}, "gate.margin"),
+        ({"gate": {"min_interactions": 1}}, "gate.min_interactions"),
+        ({"gate": {"min_judged": 1}}, "gate.min_judged"),
+        ({"gate": {"min_effective_n": 0}}, "gate.min_effective_n"),
+        ({"colour": "red"}, "colour"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_named(row: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidError) as raised:
+        config.from_json(row)
+    assert raised.value.field == field
+    assert field.rsplit(".", maxsplit=1)[-1] in str(raised.value)
+
+
+def test_every_learner_of_the_catalogue_may_be_configured() -> None:
+    assert len(catalogue.NAMES) <= MAX_LEARNERS
+    made = PolicyConfig(learners=tuple(LearnerConfig(name) for name in catalogue.NAMES))
+    assert [one.name for one in made.candidates] == list(catalogue.NAMES)

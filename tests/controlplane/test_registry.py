@@ -1,0 +1,141 @@
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from controlplane import registry
+from controlplane.config import from_json
+from controlplane.errors import InvalidError, NotFoundError
+from controlplane.registry import RewardBody
+from feedback.metrics import Metric
+from learners.rewards import Term
+from storage import policies, versions
+from tests.controlplane.learning_world import ARMS, FEATURES, NOW, PUBLISHER, World, arm
+
+
+def rewards(world: World) -> list[dict[str, object]]:
+    with world.engine.connect() as connection:
+        return policies.list_rewards(connection, world.policy.id)
+
+
+def test_version_1_explores_evenly_over_the_pools_arms(engine: sa.Engine) -> None:
+    bundle = World(engine).bundle()
+    found = bundle.distribution({"domain": "maths"}, ARMS)
+    assert found.tolist() == [0.25] * 4
+    assert bundle.distribution({}, ARMS[:2]).tolist() == [0.5, 0.5, 0, 0]
+
+
+def test_an_arm_that_is_changed_retired_or_brought_back_is_published(engine: sa.Engine) -> None:
+    world = World(engine)
+    serials = [world.bundle().serial]
+    for change in (world.retire, world.add_arm, world.add_arm):
+        change("d")
+        serials.append(world.bundle().serial)
+    assert serials == [1, 2, 3, 4]
+    assert world.arms_in_service() == list(ARMS)
+
+
+def test_what_is_not_in_service_cannot_be_retired(engine: sa.Engine) -> None:
+    world = World(engine)
+    world.retire("d")
+    for name in ("d", "nobody"):
+        with pytest.raises(NotFoundError, match=name):
+            world.retire(name)
+    assert world.bundle().serial == 2
+
+
+def test_the_last_arm_stays(engine: sa.Engine) -> None:
+    world = World(engine, arms=("a", "b"))
+    world.retire("a")
+    with pytest.raises(InvalidError, match="last arm"):
+        world.retire("b")
+    assert world.arms_in_service() == ["b"]
+
+
+def test_a_pool_is_bounded(engine: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(engine)
+    monkeypatch.setattr(registry, "MAX_ARMS", 4)
+    world.add_arm("a")  # a change is no addition
+    with pytest.raises(InvalidError, match="4 arms"):
+        world.add_arm("e")
+
+
+def test_metrics_and_policies_are_bounded(
+    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(engine)
+    monkeypatch.setattr(registry, "MAX_METRICS", 1)
+    monkeypatch.setattr(registry, "MAX_POLICIES", 1)
+    with engine.begin() as connection:
+        registry.put_metric(connection, world.project_id, Metric("one"), now=NOW)
+        registry.put_metric(connection, world.project_id, Metric("one", wait_s=1), now=NOW)
+        with pytest.raises(InvalidError, match="1 metrics"):
+            registry.put_metric(connection, world.project_id, Metric("two"), now=NOW)
+        with pytest.raises(InvalidError, match="1 policies"):
+            registry.put_policy(
+                connection, PUBLISHER, world.project_id,
+                name="second", pool="main", config=world.settings(), now=NOW,
+            )  # fmt: skip
+
+
+def test_a_reward_keeps_the_defaults_and_waits_of_its_metrics(engine: sa.Engine) -> None:
+    world = World(engine)
+    with engine.begin() as connection:
+        metric = Metric("score", default=0.5, wait_s=30)
+        registry.put_metric(connection, world.project_id, metric, now=NOW)
+        body = RewardBody(terms=[Term("score"), Term("cost_usd", -1.0, default=0.1)])
+        assert registry.put_reward(connection, world.policy, body, now=NOW) == 2
+        changed = Metric("score", default=0.9, wait_s=60)
+        registry.put_metric(connection, world.project_id, changed, now=NOW)
+    newest: Any = rewards(world)[0]
+    assert newest["wait_s"] == 30
+    assert [term["default"] for term in newest["terms"]] == [0.5, 0.1]
+    assert world.policy.wait_s == 30
+    with engine.begin() as connection:
+        assert registry.put_reward(connection, world.policy, body, now=NOW) == 3
+
+
+def test_the_reward_in_force_is_no_new_version(engine: sa.Engine) -> None:
+    world = World(engine)
+    with engine.begin() as connection:
+        again = registry.put_reward(connection, world.policy, RewardBody("1 - error"), now=NOW)
+    assert again == 1
+    assert len(rewards(world)) == 1
+
+
+def test_another_reward_judges_the_whole_log_anew(engine: sa.Engine) -> None:
+    world = World(engine)
+    world.log(500)
+    world.round()
+    with engine.begin() as connection:
+        registry.put_reward(connection, world.policy, RewardBody("2 - 2*error"), now=NOW)
+    world.round()
+    with engine.connect() as connection:
+        top = connection.execute(sa.text("SELECT max(reward) FROM interactions")).scalar_one()
+        count = connection.execute(sa.text("SELECT count(*) FROM interactions")).scalar_one()
+    assert (top, count) == (2.0, 500)
+    assert world.policy.log_position == 500
+
+
+def test_a_policy_of_another_pool_is_published_for_its_arms(engine: sa.Engine) -> None:
+    world = World(engine)
+    with engine.begin() as connection:
+        registry.put_arm(connection, PUBLISHER, world.project_id, "spare", arm("z"), now=NOW)
+        registry.put_policy(
+            connection, PUBLISHER, world.project_id,
+            name="chat", pool="spare", config=world.settings(), now=NOW,
+        )  # fmt: skip
+    bundle = world.bundle()
+    assert (bundle.serial, [one.name for one in bundle.arms]) == (2, ["z"])
+
+
+def test_a_changed_setting_that_edges_do_not_see_publishes_nothing(engine: sa.Engine) -> None:
+    world = World(engine)
+    changed = from_json({"features": FEATURES, "auto_promote": True, "seed": 3})
+    with engine.begin() as connection:
+        found = registry.put_policy(
+            connection, PUBLISHER, world.project_id,
+            name="chat", pool="main", config=changed, now=NOW,
+        )  # fmt: skip
+        assert len(versions.list_bundles(connection, found.id)) == 1
+    assert found.config["auto_promote"] is True
