@@ -60,9 +60,9 @@ class GateConfig:
 
     __pydantic_config__ = _STRICT
 
-    min_interactions: int = 400
+    min_interactions: int = 500
     growth: float = 1.5
-    share: float = 0.5
+    share: float = 0.4
     min_judged: int = 200
     min_effective_n: float = 100.0
     margin: float = 0.0
@@ -103,7 +103,7 @@ class PolicyConfig:
 
     features: tuple[Mapping[str, Any], ...] = tuple(SIGNAL_SCHEMA)
     learners: tuple[LearnerConfig, ...] = (LearnerConfig("linucb"), LearnerConfig("vw"))
-    floor: float = 0.05
+    floor: float = 0.1
     fallback_arm: str | None = None
     auto_promote: bool = False
     max_interactions: int = 100_000
@@ -136,7 +136,7 @@ class PolicyConfig:
         try:
             _ = self.schema
         except LearnersError as error:
-            raise SettingError("features", str(error)) from error
+            raise SettingError("features", f"features: {error}") from error
 
     @cached_property
     def schema(self) -> Schema:

@@ -66,7 +66,11 @@ class Client:
             f"/v1/policies/{POLICY}",
             {
                 "pool": POOL,
-                "learners": [{"name": "linucb"}, {"name": "vw"}, {"name": "river"}],
+                "learners": [
+                    {"name": "linucb", "params": {"ridge": 1.0}},
+                    {"name": "vw"},
+                    {"name": "river"},
+                ],
                 "auto_promote": True,
                 "gate": dict(gate),
             },
