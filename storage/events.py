@@ -54,12 +54,15 @@ INSERT INTO outcomes SELECT * FROM stage_outcomes ORDER BY decision_id ON CONFLI
 RETURNING decision_id
 """
 
-# Where the row stands, it is only locked.
+# Where the row stands, it is only locked. LATERAL … OFFSET 0 has each decision looked up by its
+# key: fresh tables without statistics would be read whole instead.
 _QUEUE = """
 INSERT INTO pending_joins (decision_id, project_id, policy_id, due_at)
 SELECT u.id, :project, d.policy_id, greatest(d.at + make_interval(secs => p.wait_s), :now)
 FROM unnest(CAST(:ids AS uuid[])) AS u(id)
-LEFT JOIN decisions d ON d.decision_id = u.id AND d.project_id = :project
+LEFT JOIN LATERAL (
+  SELECT policy_id, at FROM decisions WHERE decision_id = u.id AND project_id = :project OFFSET 0
+) d ON true
 LEFT JOIN policies p ON p.id = d.policy_id
 ORDER BY u.id
 ON CONFLICT (decision_id, project_id) DO UPDATE SET due_at = excluded.due_at WHERE false

@@ -11,14 +11,22 @@ from learners.records import Interaction
 from storage.policies import StoredPolicy
 
 # The wait is that of now: a reward with a longer one holds back what was queued before it.
+# LATERAL … OFFSET 0 and ARRAY have each row looked up by its key, whatever statistics there are.
 _TAKE_DUE = """
-DELETE FROM pending_joins
-WHERE project_id = :project AND decision_id = ANY(ARRAY(
-  SELECT j.decision_id FROM pending_joins j
-  JOIN decisions d ON d.decision_id = j.decision_id AND d.project_id = j.project_id
-  WHERE j.policy_id = :policy AND j.due_at <= :now
-    AND d.at + make_interval(secs => :wait_s) <= :now
-  ORDER BY j.due_at, j.decision_id LIMIT :limit FOR UPDATE OF j SKIP LOCKED))
+WITH picked AS MATERIALIZED (
+  SELECT decision_id FROM pending_joins WHERE policy_id = :policy AND due_at <= :now
+  ORDER BY due_at LIMIT :limit FOR UPDATE SKIP LOCKED
+), checked AS MATERIALIZED (
+  SELECT p.decision_id, d.at + make_interval(secs => :wait_s) AS due_at
+  FROM picked p CROSS JOIN LATERAL (
+    SELECT at FROM decisions
+    WHERE decision_id = p.decision_id AND project_id = :project OFFSET 0) d
+), postponed AS (
+  UPDATE pending_joins j SET due_at = c.due_at FROM checked c
+  WHERE c.due_at > :now AND j.decision_id = c.decision_id AND j.project_id = :project
+    AND j.decision_id = ANY(ARRAY(SELECT decision_id FROM checked WHERE due_at > :now))
+) DELETE FROM pending_joins WHERE project_id = :project
+  AND decision_id = ANY(ARRAY(SELECT decision_id FROM checked WHERE due_at <= :now))
 RETURNING decision_id
 """
 
@@ -29,15 +37,19 @@ WHERE decision_id = ANY(CAST(:ids AS uuid[])) AND project_id = :project
 
 # What each source said last, by its own clock; an amendment replaces what it said before.
 _FEEDBACK = """
-WITH said AS (
+WITH asked AS MATERIALIZED (
+  SELECT decision_id, episode_id FROM decisions
+  WHERE decision_id = ANY(CAST(:ids AS uuid[])) AND project_id = :project
+    AND episode_id IS NOT NULL
+), said AS (
   SELECT decision_id, metric, source, number, occurred_at, feedback_id FROM feedback
   WHERE decision_id = ANY(CAST(:ids AS uuid[])) AND project_id = :project
     AND retracted_at IS NULL AND number IS NOT NULL
   UNION ALL
-  SELECT d.decision_id, f.metric, f.source, f.number, f.occurred_at, f.feedback_id
-  FROM decisions d
-  JOIN feedback f ON f.project_id = d.project_id AND f.episode_id = d.episode_id
-  WHERE d.decision_id = ANY(CAST(:ids AS uuid[])) AND d.project_id = :project
+  SELECT a.decision_id, f.metric, f.source, f.number, f.occurred_at, f.feedback_id
+  FROM feedback f JOIN asked a ON a.episode_id = f.episode_id
+  WHERE f.project_id = :project
+    AND f.episode_id = ANY(ARRAY(SELECT DISTINCT episode_id FROM asked))
     AND f.retracted_at IS NULL AND f.number IS NOT NULL
 ) SELECT DISTINCT ON (decision_id, metric, source) decision_id, metric, number FROM said
 ORDER BY decision_id, metric, source, occurred_at DESC, feedback_id DESC
@@ -70,7 +82,7 @@ ORDER BY i.position LIMIT :limit
 def take_due(
     connection: sa.Connection, policy: StoredPolicy, now: datetime, limit: int
 ) -> list[UUID]:
-    """Take the decisions whose wait is over off the queue, oldest first."""
+    """Take decisions whose wait is over off the queue, those that are due longest; in id order."""
     given = {
         "policy": policy.id,
         "project": policy.project_id,
