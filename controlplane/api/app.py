@@ -28,6 +28,7 @@ from controlplane.api import (
     health,
     keys,
     openapi,
+    pages,
     policies,
     versions,
 )
@@ -82,6 +83,7 @@ def create_app(settings: Settings, engine: sa.Engine, publisher: Publisher) -> F
         bundles,
         edges,
         keys,
+        pages,
     ):
         app.include_router(module.router)
     errors.install(app)
