@@ -85,10 +85,16 @@ class Process:
         self._restarts.append(now)
         self._popen = self._spawn()
 
+    def terminate(self) -> None:
+        """Ask it to end, without waiting; once, as some take a second signal for impatience."""
+        if self._popen.poll() is None and not self._asked:
+            self._asked = True
+            self._popen.send_signal(signal.SIGTERM)
+
     def stop(self) -> None:
         """Ask it to end, and end it when it does not."""
         if self._popen.poll() is None:
-            self._popen.send_signal(signal.SIGTERM)
+            self.terminate()
             try:
                 self._popen.wait(STOP_S)
             except subprocess.TimeoutExpired:
@@ -96,6 +102,7 @@ class Process:
                 self._popen.wait()
 
     def _spawn(self) -> subprocess.Popen[bytes]:
+        self._asked = False
         rotate(self._log)
         command = (sys.executable, "-m", self.program.module, *self.program.args)
         with self._out.open("wb") as out, self._log.open("ab") as log:

@@ -166,7 +166,8 @@ def put_policy(
             "fallback_arm", f"fallback_arm {config.fallback_arm!r} is none of {arms}"
         )
     standing = policies.find_policy(connection, project_id, name)
-    if standing is None and len(policies.list_policies(connection, project_id)) >= MAX_POLICIES:
+    known = policies.list_policies(connection, project_id, limit=MAX_POLICIES)
+    if standing is None and len(known) >= MAX_POLICIES:
         raise InvalidError("name", f"the project has {MAX_POLICIES} policies: that is the limit")
     policies.put_policy(
         connection,

@@ -74,10 +74,11 @@ class Stack:
             "POINTSMAN_REDIS_URL": redis,
             "POINTSMAN_DATA_DIR": str(settings.data),
         }
-        api = self._serve(Program("api", "controlplane.api.app", (), shared), settings.port)
-        self._run(Program("worker", "workers.cli", ("worker",), shared))
-        self._run(Program("beat", "workers.cli", ("beat",), shared))
-        edge = self._serve(
+        api = self._spawn_server(Program("api", "controlplane.api.app", (), shared), settings.port)
+        self._spawn(Program("worker", "workers.cli", ("worker",), shared))
+        self._spawn(Program("beat", "workers.cli", ("beat",), shared))
+        self._wait_ready()
+        edge = self._spawn_server(
             Program(
                 "edge",
                 "edge.cli",
@@ -93,6 +94,7 @@ class Stack:
             ),
             settings.edge_port,
         )
+        self._wait_ready()
         return Addresses(api, edge, admin, settings.data)
 
     def check(self) -> list[str]:
@@ -113,8 +115,12 @@ class Stack:
         return lines
 
     def stop(self) -> None:
-        """Stop everything, the last one started first."""
+        """Stop everything: the edge first, which reports what it still holds; then the rest."""
         self._stopping = True
+        if self._processes:
+            self._processes.pop().stop()
+        for process in self._processes:
+            process.terminate()
         while self._processes:
             self._processes.pop().stop()
         if self._embedded is not None:
@@ -143,11 +149,11 @@ class Stack:
         settings = self._settings
         database = settings.database_url.get_secret_value() if settings.database_url else ""
         redis = settings.redis_url.get_secret_value() if settings.redis_url else ""
-        if not (database and redis):
-            self._embedded = Embedded(settings.data, postgres=not database, redis=not redis)
-            found = self._embedded.start()
-            database, redis = database or found.database_url, redis or found.redis_url
-        return database, redis
+        # It starts what no URL is given for, and keeps a second `up` off the data in any case.
+        embedded = Embedded(settings.data, postgres=not database, redis=not redis)
+        found = embedded.start()
+        self._embedded = embedded
+        return database or found.database_url, redis or found.redis_url
 
     def _keys(self, database: str) -> tuple[str | None, str]:
         engine = connect(database, pool_size=1)
@@ -176,12 +182,14 @@ class Stack:
         write_private(path, minted.token)
         return minted.token
 
-    def _run(self, program: Program) -> None:
-        process = Process(program, self._settings.data / "logs")
-        self._processes.append(process)
-        process.wait_ready()
+    def _spawn(self, program: Program) -> None:
+        self._processes.append(Process(program, self._settings.data / "logs"))
 
-    def _serve(self, program: Program, wanted: int) -> str:
+    def _wait_ready(self) -> None:
+        for process in self._processes:
+            process.wait_ready()
+
+    def _spawn_server(self, program: Program, wanted: int) -> str:
         """Run a server on the wanted port, or on a free one where that is taken."""
         host = self._settings.host
         port = free_port(host, wanted)
@@ -189,7 +197,7 @@ class Stack:
         fixed = Program(
             program.name, program.module, program.args, {**program.environment, name: str(port)}
         )
-        self._run(fixed)
+        self._spawn(fixed)
         return f"http://{host}:{port}"
 
 

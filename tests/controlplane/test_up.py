@@ -1,0 +1,189 @@
+"""`pointsman up` as a person runs it: one program, its banner, Ctrl-C."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+START_S, STOP_S = 60.0, 40.0
+
+
+@dataclass
+class Running:
+    """A `pointsman up`, and what it has printed."""
+
+    popen: subprocess.Popen[str]
+    out: Path
+
+    def read(self) -> str:
+        return self.out.read_text()
+
+    def address(self, name: str) -> str:
+        found = re.search(rf"^  {name}\s+(\S+)", self.read(), re.MULTILINE)
+        assert found is not None, self.read()
+        return found[1]
+
+    def interrupt(self) -> int:
+        """Ctrl-C: the terminal signals the process group that is in front."""
+        self.popen.send_signal(signal.SIGINT)
+        return self.popen.wait(STOP_S)
+
+
+@contextmanager
+def up(data: Path, **environment: str) -> Iterator[Running]:
+    out = data / "up.out"
+    command = [sys.executable, "-m", "controlplane.cli", "up"]
+    with out.open("w") as file:
+        popen = subprocess.Popen(
+            command,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**clean(data), **environment},
+        )
+    running = Running(popen, out)
+    try:
+        deadline = time.monotonic() + START_S
+        while "Ctrl-C stops all." not in running.read():
+            assert popen.poll() is None, running.read()
+            assert time.monotonic() < deadline, running.read()
+            time.sleep(0.1)
+        yield running
+    finally:
+        if popen.poll() is None:
+            popen.send_signal(signal.SIGTERM)
+            popen.wait(STOP_S)
+
+
+def test_up_takes_free_ports_shows_the_key_once_keeps_the_data_and_stops_on_ctrl_c(
+    short_path: Path,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        with up(short_path, POINTSMAN_PORT=port, POINTSMAN_EDGE_PORT=port) as first:
+            api, key = first.address("dashboard").rstrip("/"), first.address("admin key")
+            assert not api.endswith(f":{port}")
+            headers = {"authorization": f"Bearer {key}"}
+            assert httpx.get(f"{first.address('edge')[:-3]}/healthz").status_code == 200
+            metric = httpx.put(
+                f"{api}/v1/metrics/thumbs", json={"type": "boolean"}, headers=headers
+            )
+            assert metric.status_code == 200
+            refused = subprocess.run(
+                [sys.executable, "-m", "controlplane.cli", "up"],
+                env=clean(short_path),
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=30,
+            )
+            assert refused.returncode == 1
+            assert "is in use by process" in refused.stderr
+            listed = keys_command(short_path, "list")
+            assert "first admin" in listed
+            assert key not in listed
+            made = keys_command(short_path, "create", "--name", "app", "--scopes", "read").strip()
+            assert first.interrupt() == 0
+            assert "stopped" in first.read()
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{api}/healthz")
+    with up(short_path, POINTSMAN_PORT="0", POINTSMAN_EDGE_PORT="0") as second:
+        assert key not in second.read()
+        api = second.address("dashboard").rstrip("/")
+        metrics = httpx.get(f"{api}/v1/metrics", headers={"authorization": f"Bearer {made}"})
+        assert [row["name"] for row in metrics.json()["items"]] == ["thumbs"]
+        assert second.interrupt() == 0
+    assert working_in(short_path) == []
+
+
+def test_a_program_that_dies_is_started_again(short_path: Path) -> None:
+    with up(short_path, POINTSMAN_PORT="0", POINTSMAN_EDGE_PORT="0") as running:
+        edge = running.address("edge")[:-3]
+        for pid in listening_on(edge):
+            os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + START_S
+        while "edge ended with code -9: started again" not in running.read():
+            assert time.monotonic() < deadline, running.read()
+            time.sleep(0.1)
+        while True:
+            try:
+                assert httpx.get(f"{edge}/healthz").status_code == 200
+                break
+            except httpx.ConnectError:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+
+
+@pytest.mark.external
+def test_up_uses_the_services_that_are_given_by_url(
+    short_path: Path, external_empty_database_url: str, external_redis_url: str
+) -> None:
+    with up(
+        short_path,
+        POINTSMAN_PORT="0",
+        POINTSMAN_EDGE_PORT="0",
+        POINTSMAN_DATABASE_URL=external_empty_database_url,
+        POINTSMAN_REDIS_URL=external_redis_url,
+    ) as running:
+        assert httpx.get(f"{running.address('dashboard')}readyz").status_code == 200
+        assert not (short_path / "postgres").exists()
+        assert running.interrupt() == 0
+
+
+def clean(data: Path) -> dict[str, str]:
+    """This process's environment without any setting of ours but the data directory."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("POINTSMAN_")}
+    return {**kept, "POINTSMAN_DATA_DIR": str(data)}
+
+
+def keys_command(data: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "controlplane.cli", "keys", *arguments],
+        env=clean(data),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+    )
+    return done.stdout
+
+
+def listening_on(url: str) -> list[int]:
+    """The edge's process, by the port in its environment."""
+    port = url.rpartition(":")[2]
+    return [
+        pid
+        for pid, environment in environments()
+        if f"POINTSMAN_EDGE_PORT={port}" in environment and "edge.cli" in command_of(pid)
+    ]
+
+
+def working_in(data: Path) -> list[int]:
+    """Processes that still have the data directory in their environment."""
+    return [pid for pid, environment in environments() if str(data) in environment]
+
+
+def environments() -> Iterator[tuple[int, str]]:
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                yield int(entry.name), (entry / "environ").read_text(errors="replace")
+            except OSError:
+                continue
+
+
+def command_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+    except OSError:
+        return ""
