@@ -113,7 +113,9 @@ class Log:
     @classmethod
     def of(cls, rows: Sequence[Interaction], arms: tuple[str, ...], schema: Schema) -> "Log":
         """Encode the rows that at least one arm in service was eligible for."""
-        usable = [row for row in rows if not set(row.eligible).isdisjoint(arms)]
+        usable = [
+            row for row in rows if had_a_choice(row) and not set(row.eligible).isdisjoint(arms)
+        ]
         retired = sorted({arm for row in usable for arm in row.eligible} - set(arms))
         log = encode(usable, schema, (*arms, *retired))
         mask = np.zeros(len(arms) + len(retired), dtype=np.bool_)
@@ -128,6 +130,14 @@ class Log:
         distribution = np.zeros(self.log.eligible.shape)
         distribution[:, self.in_service] = scorer.distribution(x, eligible)
         return ope.evaluate(self.log, distribution, "dr", predicted=predicted)
+
+
+def had_a_choice(row: Interaction) -> bool:
+    """Whether other arms could have served; what an expired bundle's fallback served says nothing.
+
+    A row with one eligible arm is no gap in the log: every policy would have chosen that arm.
+    """
+    return row.propensity < 1.0 or len(row.eligible) == 1
 
 
 def fitting(
