@@ -1,13 +1,17 @@
 """COPY a batch into its stage: the text format written here, since adapting each value is slow."""
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
+from types import NoneType
 from typing import Any
 from uuid import UUID
 
 import msgspec
 import sqlalchemy as sa
 
+_SPECIAL = re.compile(r"[\\\t\n\r]")
 _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 _QUOTED = str.maketrans({"\\": "\\\\", '"': '\\"'})
 
@@ -34,26 +38,46 @@ def stage(
 
 
 def line(row: Sequence[Any]) -> str:
-    """One row in COPY's text format."""
-    return "\t".join(map(_field, row)) + "\n"
+    """One row in COPY's text format.
+
+    Raises:
+        TypeError: A value's type has no form here.
+    """
+    try:
+        return "\t".join([_FORMS[type(value)](value) for value in row]) + "\n"
+    except KeyError as error:
+        odd = next(value for value in row if type(value) not in _FORMS)
+        raise TypeError(f"{type(odd).__name__} {odd!r} has no form in COPY: add it here") from error
 
 
-def _field(value: Any) -> str:
-    match value:
-        case None:
-            return "\\N"
-        case str():
-            return value.translate(_ESCAPES)
-        case UUID() | int() | float():
-            return str(value)
-        case datetime():
-            return value.isoformat()
-        case dict():
-            return msgspec.json.encode(value).decode().translate(_ESCAPES)
-        case list():
-            return f"{{{','.join(map(_item, value))}}}".translate(_ESCAPES)
-    raise TypeError(f"{type(value).__name__} {value!r} has no form in COPY: add it here")
+def _text(value: str) -> str:
+    return value.translate(_ESCAPES) if _SPECIAL.search(value) else value
 
 
-def _item(value: str | float) -> str:
-    return f'"{value.translate(_QUOTED)}"' if isinstance(value, str) else str(value)
+def _json(value: dict[str, Any]) -> str:
+    return _text(msgspec.json.encode(value).decode())
+
+
+def _array(value: list[Any]) -> str:
+    if value and isinstance(value[0], str):
+        return _texts(tuple(value))
+    return f"{{{str(value)[1:-1]}}}"
+
+
+@lru_cache(1_024)  # one policy's decisions name the same arms again and again
+def _texts(value: tuple[str, ...]) -> str:
+    quoted = ",".join(f'"{item.translate(_QUOTED)}"' for item in value)
+    return f"{{{quoted}}}".translate(_ESCAPES)
+
+
+_FORMS: Mapping[type, Callable[[Any], str]] = {
+    NoneType: lambda _: "\\N",
+    bool: str,
+    int: str,
+    float: str,
+    str: _text,
+    UUID: lambda value: f"{value.int:032x}",
+    datetime: datetime.isoformat,
+    dict: _json,
+    list: _array,
+}

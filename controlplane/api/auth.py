@@ -54,7 +54,8 @@ def identify(api: Runtime, token: str | None, scopes: tuple[str, ...]) -> Caller
     """
     if token is None:
         raise _unauthorized("the request carries no API key")
-    with api.engine.connect() as connection:
+    # One statement, so no transaction around it: two round trips fewer on every request.
+    with api.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         key = keys.verify(connection, token)
     if key is None:
         raise _unauthorized("the API key is unknown or revoked")

@@ -6,7 +6,7 @@ from datetime import datetime
 from itertools import pairwise
 from typing import Any
 
-from controlplane.api.wire import RewardPoint
+from controlplane.api.answers import RewardPoint
 
 WIDTH, HEIGHT = 640.0, 180.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52.0, 8.0, 16.0, 24.0

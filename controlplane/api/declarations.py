@@ -5,21 +5,17 @@ from typing import Any
 from fastapi import APIRouter
 
 from controlplane import registry
-from controlplane.api.auth import Publishing, Reader
-from controlplane.api.runtime import Api, now
-from controlplane.api.wire import (
+from controlplane.api.answers import (
     ArmAnswer,
-    ArmBody,
-    ArmName,
     ArmsAnswer,
     MetricAnswer,
-    MetricBody,
     MetricsAnswer,
-    Name,
-    RewardBody,
     RewardsAnswer,
     RewardVersion,
 )
+from controlplane.api.auth import Publishing, Reader
+from controlplane.api.runtime import Api, now
+from controlplane.api.wire import ArmBody, ArmName, MetricBody, Name, RewardBody
 from controlplane.errors import NotFoundError
 from feedback.metrics import Metric
 from learners.records import Arm, Card

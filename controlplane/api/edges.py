@@ -4,9 +4,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path
 
+from controlplane.api.answers import EdgeAnswer, EdgesAnswer
 from controlplane.api.auth import Edge, Reader
 from controlplane.api.runtime import Api, now
-from controlplane.api.wire import EdgeAnswer, EdgeBody, EdgesAnswer
+from controlplane.api.wire import EdgeBody
 from storage import edges
 
 router = APIRouter(prefix="/v1/edges", tags=["edges"])

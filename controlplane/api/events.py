@@ -10,20 +10,18 @@ from fastapi import APIRouter, Path, Request
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 
+from controlplane.api.answers import (
+    BatchAnswer,
+    FeedbackAnswer,
+    FeedbackBatchAnswer,
+    FeedbackItemAnswer,
+)
 from controlplane.api.auth import Caller, Ingesting, Uploading
 from controlplane.api.errors import place_of
 from controlplane.api.idempotency import IdempotencyKey
 from controlplane.api.runtime import Api, Runtime, now
 from controlplane.api.uploads import MAX_COMPRESSED, MAX_PLAIN, Upload, lines_of, receive
-from controlplane.api.wire import (
-    BatchAnswer,
-    FeedbackAnswer,
-    FeedbackBatchAnswer,
-    FeedbackBatchBody,
-    FeedbackBody,
-    FeedbackItem,
-    FeedbackItemAnswer,
-)
+from controlplane.api.wire import FeedbackBatchBody, FeedbackBody, FeedbackItem
 from feedback import ingest
 from feedback.errors import FeedbackError, InvalidEventError
 from feedback.ingest import Batch, Said
@@ -97,10 +95,9 @@ def give_feedback_batch(
     body: FeedbackBatchBody, caller: Ingesting, api: Api
 ) -> FeedbackBatchAnswer:
     """Take feedback item by item: a bad item is answered with its field, and spoils nobody."""
-    with api.engine.begin() as connection:
-        return FeedbackBatchAnswer(
-            items=[_item(connection, caller, item, now()) for item in body.items]
-        )
+    with api.engine.connect() as connection:
+        items = [_item(connection, caller, item, now()) for item in body.items]
+    return FeedbackBatchAnswer(items=items)
 
 
 @router.delete("/feedback/{feedback_id}", status_code=204)
@@ -113,7 +110,8 @@ def retract_feedback(feedback_id: Annotated[UUID, Path()], caller: Ingesting, ap
 def _item(connection: sa.Connection, caller: Caller, item: Any, at: datetime) -> FeedbackItemAnswer:
     try:
         body = FeedbackItem.model_validate(item)
-        with connection.begin_nested():
+        # A transaction each: batches about the same decisions must not wait in a circle.
+        with connection.begin():
             receipt = ingest.record_feedback(
                 connection,
                 caller.project_id,

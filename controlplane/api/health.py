@@ -3,9 +3,9 @@
 from fastapi import APIRouter
 from sqlalchemy.exc import SQLAlchemyError
 
+from controlplane.api.answers import HealthAnswer
 from controlplane.api.errors import ProblemError
 from controlplane.api.runtime import Api
-from controlplane.api.wire import HealthAnswer
 from storage import migrate
 
 router = APIRouter(tags=["health"])

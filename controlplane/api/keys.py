@@ -6,10 +6,11 @@ from uuid import UUID
 from fastapi import APIRouter, Path
 
 from controlplane import keys
+from controlplane.api.answers import KeyAnswer, KeysAnswer, NewKeyAnswer
 from controlplane.api.auth import Admin
 from controlplane.api.idempotency import IdempotencyKey, once
 from controlplane.api.runtime import Api, now
-from controlplane.api.wire import KeyAnswer, KeyBody, KeysAnswer, NewKeyAnswer
+from controlplane.api.wire import KeyBody
 from storage import projects
 
 router = APIRouter(prefix="/v1/keys", tags=["keys"])

@@ -6,8 +6,9 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from controlplane.api.answers import Problem
 from controlplane.api.limits import MAX_BODY
-from controlplane.api.wire import FeedbackItem, Problem
+from controlplane.api.wire import FeedbackItem
 
 Json = dict[str, Any]
 

@@ -15,12 +15,12 @@ from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Resp
 from starlette.concurrency import run_in_threadpool
 
 from controlplane.api import charts
+from controlplane.api.answers import StatusAnswer, VerdictAnswer
 from controlplane.api.auth import Caller, identify
 from controlplane.api.errors import ProblemError
 from controlplane.api.policies import status_of
 from controlplane.api.runtime import Api, Runtime, now
 from controlplane.api.versions import verdicts_of
-from controlplane.api.wire import StatusAnswer, VerdictAnswer
 from storage import edges, policies, versions
 from storage.policies import StoredPolicy
 

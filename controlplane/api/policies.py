@@ -8,22 +8,21 @@ from fastapi import APIRouter, Query
 
 from controlplane import config as policy_config
 from controlplane import registry, rounds
-from controlplane.api.auth import Publishing, Reader
-from controlplane.api.idempotency import IdempotencyKey, once
-from controlplane.api.runtime import Api, now
-from controlplane.api.wire import (
+from controlplane.api.answers import (
     ArmShare,
     AskedAnswer,
     ChampionAnswer,
     Counts,
-    Name,
     PoliciesAnswer,
     PolicyAnswer,
-    PolicyBody,
     RewardPoint,
     StatusAnswer,
     WorkRow,
 )
+from controlplane.api.auth import Publishing, Reader
+from controlplane.api.idempotency import IdempotencyKey, once
+from controlplane.api.runtime import Api, now
+from controlplane.api.wire import Name, PolicyBody
 from controlplane.publishing import CHAMPION
 from storage import interactions, policies, versions, work
 from storage.policies import StoredPolicy

@@ -8,24 +8,22 @@ import sqlalchemy as sa
 from fastapi import APIRouter, Header, Query, Response
 
 from controlplane import publishing, registry
-from controlplane.api.auth import Publishing, Reader
-from controlplane.api.errors import ProblemError
-from controlplane.api.idempotency import IdempotencyKey, once
-from controlplane.api.runtime import Api, now
-from controlplane.api.wire import (
+from controlplane.api.answers import (
     BundleRow,
     BundlesAnswer,
     ChampionAnswer,
-    ChampionBody,
-    Name,
     PublishedAnswer,
     VerdictAnswer,
     VerdictsAnswer,
     VersionAnswer,
-    VersionNumber,
     VersionRow,
     VersionsAnswer,
 )
+from controlplane.api.auth import Publishing, Reader
+from controlplane.api.errors import ProblemError
+from controlplane.api.idempotency import IdempotencyKey, once
+from controlplane.api.runtime import Api, now
+from controlplane.api.wire import ChampionBody, Name, VersionNumber
 from controlplane.errors import NotFoundError, StaleError
 from controlplane.publishing import CHAMPION
 from storage import versions
@@ -163,6 +161,7 @@ def verdicts_of(
     rows = versions.list_verdicts(connection, policy.id, version=version, limit=limit)
     if not rows:
         return []
+    rows.sort(key=lambda row: (row.created_at, row.version), reverse=True)
     newest = max(row.version for row in rows)
     listed = versions.list_versions(connection, policy.id, limit=limit, before=newest + 1)
     learner = {row["number"]: row["learner"] for row in listed}

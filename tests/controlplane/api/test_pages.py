@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from controlplane.api import charts, pages
-from controlplane.api.wire import RewardPoint
+from controlplane.api.answers import RewardPoint
 from storage import work
 from tests.controlplane.api.conftest import Api, ndjson, outcome
 
