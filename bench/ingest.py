@@ -151,7 +151,7 @@ def batches(bench: Bench) -> Measure:
     create_equal(bench.engine, "bare_feedback", "feedback")
 
     def made() -> tuple[list[bytes], list[list[dict[str, Any]]]]:
-        said = [[a_feedback() for _ in range(ITEMS)] for _ in range(bench.size)]
+        said = [[a_feedback() for _ in range(ITEMS)] for _ in range(max(2, bench.size // 4))]
         bodies = [json.dumps({"items": batch}).encode() for batch in said]
         return bodies, [[feedback_row(bench, one) for one in batch] for batch in said]
 
