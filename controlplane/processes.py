@@ -44,6 +44,7 @@ class Process:
         self._out = logs / f"{program.name}.out"
         self._log = logs / f"{program.name}.log"
         self._restarts: deque[float] = deque(maxlen=MAX_RESTARTS)
+        self._asked = False
         self._popen = self._spawn()
 
     @property

@@ -266,7 +266,11 @@ def _settled(reward: RewardFunction, metrics: Mapping[str, Metric]) -> RewardFun
             )
         metric = metrics.get(term.metric)
         default = term.default if term.default is not None or metric is None else metric.default
-        terms.append(replace(term, default=default))
+        on_error = term.on_error
+        if on_error is None:
+            # An arm that failed earned the worst grade, and cost what was measured, if anything.
+            on_error = metric.worst(term.weight / term.scale) if metric else 0.0
+        terms.append(replace(term, default=default, on_error=on_error))
     return RewardFunction(tuple(terms), reward.offset)
 
 

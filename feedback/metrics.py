@@ -116,6 +116,22 @@ class Metric:
                 self._comment(value)
                 return None
 
+    def worst(self, slope: float) -> float | None:
+        """The value that is worst for a reward which changes by ``slope`` with it, if one is.
+
+        None for a float without a range and for a comment.
+        """
+        match self.type:
+            case "boolean":
+                bounds: Sequence[float] = (0.0, 1.0)
+            case "category":
+                bounds = list(self.categories.values())
+            case _:
+                bounds = self.range or ()
+        if not bounds:
+            return None
+        return float(min(bounds) if slope > 0 else max(bounds))
+
     def aggregate(self, values: Sequence[float]) -> float:
         """One number from those of several sources."""
         return float(_AGGREGATE[self.aggregation](values))

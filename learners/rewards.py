@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from learners.errors import RewardError
 
 MAX_TERMS = 32
+ERROR = "error"
+"""The outcome that says whether the arm failed: 1, or 0."""
 MAX_EXPRESSION = 1_000
 
 
@@ -19,22 +21,33 @@ MAX_EXPRESSION = 1_000
 class Term:
     """``weight · metric / scale``; ``default`` stands in when the wait has passed without a value.
 
-    Without a default a missing value leaves the decision unrewarded: it teaches nothing.
+    Without a default a missing value leaves the decision unrewarded: it teaches nothing. A decision
+    whose arm failed (``error`` is 1) has no answer that anyone could grade: there ``on_error``
+    stands in, or else an arm that always fails would cost nothing.
     """
 
     metric: str
     weight: float = 1.0
     scale: float = 1.0
     default: float | None = None
+    on_error: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse numbers that are not finite, and a scale of 0."""
-        for name in ("weight", "scale", "default"):
+        for name in ("weight", "scale", "default", "on_error"):
             value = getattr(self, name)
             if value is not None and not math.isfinite(value):
                 raise RewardError(f"term {self.metric!r}: {name} is {value}: give a finite number")
         if self.scale == 0:
             raise RewardError(f"term {self.metric!r}: scale is 0: give the metric's typical size")
+
+    def value(self, values: Mapping[str, float]) -> float | None:
+        """The metric's value among these, or what stands in for it."""
+        if self.metric in values:
+            return values[self.metric]
+        if values.get(ERROR, 0.0) >= 1.0 and self.on_error is not None:
+            return self.on_error
+        return self.default
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +76,7 @@ class RewardFunction:
         """The reward of one decision, or None when a value without default is missing."""
         total = self.offset
         for term in self.terms:
-            value = values.get(term.metric, term.default)
+            value = term.value(values)
             if value is None:
                 return None
             total += term.weight * value / term.scale
@@ -86,7 +99,13 @@ class RewardFunction:
     def as_json(self) -> dict[str, Any]:
         """Plain form for a table or an API answer."""
         terms = [
-            {"metric": t.metric, "weight": t.weight, "scale": t.scale, "default": t.default}
+            {
+                "metric": t.metric,
+                "weight": t.weight,
+                "scale": t.scale,
+                "default": t.default,
+                "on_error": t.on_error,
+            }
             for t in self.terms
         ]
         return {"terms": terms, "offset": self.offset}
@@ -101,8 +120,8 @@ class RewardFunction:
             raise
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise RewardError(
-                f"the reward cannot be read ({error!r}): give terms of metric, weight, scale and "
-                "default, and offset"
+                f"the reward cannot be read ({error!r}): give terms of metric, weight, scale, "
+                "default and on_error, and offset"
             ) from error
 
 

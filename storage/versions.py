@@ -130,6 +130,18 @@ def list_versions(
     return [dict(row) for row in connection.execute(query).mappings()]
 
 
+def learners_of(
+    connection: sa.Connection, policy_id: UUID, numbers: Sequence[int]
+) -> dict[int, str]:
+    """The learner of each of these versions that still stands."""
+    rows = connection.execute(
+        sa.select(versions.c.number, versions.c.learner).where(
+            versions.c.policy_id == policy_id, versions.c.number.in_(numbers)
+        )
+    )
+    return {row.number: row.learner for row in rows}
+
+
 def set_state(
     connection: sa.Connection, policy_id: UUID, numbers: Sequence[int], state: str
 ) -> None:
@@ -286,7 +298,8 @@ def list_verdicts(
     query = sa.select(verdicts).where(verdicts.c.policy_id == policy_id)
     if version is not None:
         query = query.where(verdicts.c.version == version)
-    query = query.order_by(verdicts.c.id.desc()).limit(limit)
+    newest = (verdicts.c.created_at.desc(), verdicts.c.version.desc(), verdicts.c.id.desc())
+    query = query.order_by(*newest).limit(limit)
     return [StoredVerdict(**row) for row in connection.execute(query).mappings()]
 
 

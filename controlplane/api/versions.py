@@ -159,12 +159,7 @@ def verdicts_of(
 ) -> list[VerdictAnswer]:
     """Verdicts newest first, each with its version's learner, where the version still stands."""
     rows = versions.list_verdicts(connection, policy.id, version=version, limit=limit)
-    if not rows:
-        return []
-    rows.sort(key=lambda row: (row.created_at, row.version), reverse=True)
-    newest = max(row.version for row in rows)
-    listed = versions.list_versions(connection, policy.id, limit=limit, before=newest + 1)
-    learner = {row["number"]: row["learner"] for row in listed}
+    learner = versions.learners_of(connection, policy.id, [row.version for row in rows])
     return [
         VerdictAnswer.model_validate({**asdict(row), "learner": learner.get(row.version)})
         for row in rows

@@ -80,12 +80,16 @@ class ArmBody(Body):
 
 
 class TermBody(Body):
-    """``weight · metric / scale``; the default stands in for a value that never came."""
+    """``weight · metric / scale``; the default stands in for a value that never came.
+
+    ``on_error`` stands in where the arm failed: by default the metric's worst value, 0 for a cost.
+    """
 
     metric: Text
     weight: Finite = 1.0
     scale: Finite = 1.0
     default: Finite | None = None
+    on_error: Finite | None = None
 
 
 class RewardBody(Body):

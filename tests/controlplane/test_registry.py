@@ -95,6 +95,22 @@ def test_a_reward_keeps_the_defaults_and_waits_of_its_metrics(engine: sa.Engine)
         assert registry.put_reward(connection, world.policy, body, now=NOW) == 3
 
 
+def test_a_reward_says_what_a_failed_arm_earned(engine: sa.Engine) -> None:
+    world = World(engine)
+    with engine.begin() as connection:
+        for metric in (
+            Metric("score", range=(0.0, 1.0)),
+            Metric("open"),
+            Metric("harm", "boolean"),
+        ):
+            registry.put_metric(connection, world.project_id, metric, now=NOW)
+        body = RewardBody("score - 2*harm + open - 0.2*cost_usd")
+        registry.put_reward(connection, world.policy, body, now=NOW)
+    terms: Any = rewards(world)[0]["terms"]
+    found = {term["metric"]: term["on_error"] for term in terms}
+    assert found == {"score": 0.0, "harm": 1.0, "open": None, "cost_usd": 0.0}
+
+
 def test_the_reward_in_force_is_no_new_version(engine: sa.Engine) -> None:
     world = World(engine)
     with engine.begin() as connection:

@@ -111,3 +111,20 @@ def test_a_metric_survives_its_stored_form(metric: Metric):
 @pytest.mark.parametrize(("how", "number"), [("mean", 0.5), ("min", 0.0), ("max", 1.0)])
 def test_several_sources_become_one_number(how: Any, number: float):
     assert Metric("score", aggregation=how).aggregate([1.0, 0.0, 0.5]) == number
+
+
+@pytest.mark.parametrize(
+    ("metric", "rising", "falling"),
+    [
+        (Metric("thumbs", "boolean"), 0.0, 1.0),
+        (Metric("score", range=(-1.0, 5.0)), -1.0, 5.0),
+        (Metric("score"), None, None),
+        (Metric("kind", "category", categories={"bad": -2.0, "good": 1.0}), -2.0, 1.0),
+        (Metric("said", "comment"), None, None),
+    ],
+)
+def test_the_worst_value_depends_on_how_the_reward_changes_with_it(
+    metric: Metric, rising: float | None, falling: float | None
+) -> None:
+    assert metric.worst(2.0) == rising
+    assert metric.worst(-0.5) == falling

@@ -108,3 +108,11 @@ def test_a_function_survives_json():
 def test_a_malformed_function_is_refused(row):
     with pytest.raises(RewardError):
         RewardFunction.from_json(row)
+
+
+def test_a_failed_arm_is_rewarded_though_nobody_could_grade_it() -> None:
+    reward = RewardFunction((Term("score", on_error=0.0), Term("cost_usd", -1.0, on_error=0.0)))
+    assert reward.evaluate({"error": 1.0, "latency_s": 3.0}) == 0.0
+    assert reward.evaluate({"error": 1.0, "cost_usd": 0.25}) == -0.25
+    assert reward.evaluate({"error": 0.0, "cost_usd": 0.25}) is None
+    assert reward.evaluate({"error": 1.0, "score": 0.5, "cost_usd": 0.25}) == 0.25
