@@ -1,5 +1,6 @@
 """Interactions by column: what learners and estimators compute on."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -7,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from learners.errors import InteractionError
-from learners.features import Schema
+from learners.features import Schema, canonical_json
 from learners.records import MAX_ABS_REWARD, Interaction
 
 MAX_ABS_COLUMN = 1e6
@@ -98,3 +99,18 @@ def encode(rows: Sequence[Interaction], schema: Schema, arms: tuple[str, ...]) -
         reward=np.array([row.reward for row in kept], dtype=np.float64),
         weight=np.array([row.weight for row in kept], dtype=np.float64),
     )
+
+
+def digest(log: Interactions) -> str:
+    """SHA-256 over all that a learner reads: the same digest, the same training.
+
+    Decision ids are no part of it, nor is what the schema leaves out of a context.
+    """
+    sha = hashlib.sha256()
+    sha.update(canonical_json({"arms": list(log.arms), "x": list(log.x.shape)}))
+    for name in ("x", "eligible", "action", "propensity", "reward", "weight"):
+        column: NDArray[np.generic] = getattr(log, name)
+        # One byte order and layout, so that every machine and every slice of a log agree.
+        plain = np.ascontiguousarray(column, dtype=column.dtype.newbyteorder("<"))
+        sha.update(plain.reshape(-1).view(np.uint8).data)
+    return sha.hexdigest()

@@ -13,6 +13,9 @@ from learners.exploration import Exploration, probabilities
 
 ScorerKind = Literal["linear", "linear_ucb"]
 
+ROWS_AT_ONCE = 1_024
+"""The bonus needs K vectors a row, so long logs are scored in pieces."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scorer:
@@ -58,9 +61,9 @@ class Scorer:
         """Scores of shape ``(n, K)`` for encoded contexts ``(n, d)``."""
         scores: NDArray[np.float64] = x @ self.weights.T
         if self.inverse is not None and self.alpha > 0:
-            # x A⁻¹ x for all arms: one matrix product per arm.
-            quadratic = np.einsum("knd,nd->nk", x[None] @ self.inverse, x)
-            scores = scores + self.alpha * np.sqrt(np.maximum(quadratic, 0.0))
+            for start in range(0, len(x), ROWS_AT_ONCE):
+                rows = slice(start, start + ROWS_AT_ONCE)
+                scores[rows] += self.alpha * _deviations(self.inverse, x[rows])
         return scores
 
     def distribution(
@@ -97,6 +100,13 @@ class Scorer:
             inverse=tensors["inverse"] if row["kind"] == "linear_ucb" else None,
             alpha=float(row.get("alpha", 0.0)),
         )
+
+
+def _deviations(inverse: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """``sqrt(xᵀ A⁻¹ x)`` for all arms ``(n, K)``: one matrix product per arm."""
+    quadratic = np.einsum("knd,nd->nk", x[None] @ inverse, x)
+    found: NDArray[np.float64] = np.sqrt(np.maximum(quadratic, 0.0))
+    return found
 
 
 def constant(values: Mapping[str, float], dimension: int, exploration: Exploration) -> Scorer:

@@ -6,7 +6,7 @@ import pytest
 
 from learners.errors import InteractionError
 from learners.features import Feature, Schema
-from learners.interactions import encode
+from learners.interactions import Interactions, digest, encode
 from learners.records import MAX_ABS_REWARD, Card, Interaction
 
 SCHEMA = Schema((Feature("chars", "number"),))
@@ -86,3 +86,47 @@ def test_columns_that_would_poison_a_learner_are_refused(log_of, change, said):
 def test_a_price_that_is_none_is_refused(price):
     with pytest.raises(ValueError, match="usd_per_mtok_out"):
         Card(usd_per_mtok_out=price)
+
+
+@pytest.mark.parametrize(
+    "name", ["x", "eligible", "action", "propensity", "reward", "weight", "arms", "order", "length"]
+)
+def test_a_digest_changes_with_all_that_a_learner_reads(log_of, name):
+    log = log_of(20, 3)
+    rows = np.arange(20)
+    changed: Interactions
+    if name == "order":
+        changed = log.rows(rows[::-1])
+    elif name == "length":
+        changed = log.rows(rows[:-1])
+    elif name == "arms":
+        changed = replace(log, arms=log.arms[::-1])
+    else:
+        column = getattr(log, name).copy()
+        if name == "eligible":
+            column[0] = True
+            column[1] = False
+            column[1, log.action[1]] = True
+        elif name == "action":
+            column[0] = np.flatnonzero(log.eligible[0])[-1]
+            column[0] = column[0] if column[0] != log.action[0] else np.argmax(log.eligible[0])
+        else:
+            column.flat[0] = np.nextafter(column.flat[0], 0)
+        assert not np.array_equal(column, getattr(log, name))
+        changed = replace(log, **{name: column})
+    assert digest(changed) != digest(log)
+
+
+def test_the_same_log_has_the_same_digest_however_it_lies_in_memory(log_of):
+    log = log_of(20, 3)
+    other = Interactions(
+        log.arms,
+        np.asfortranarray(log.x),
+        np.asfortranarray(log.eligible),
+        log.action.astype(">i8"),
+        log.propensity.astype(">f8"),
+        log.reward[::-1][::-1],
+        log.weight,
+    )
+    assert digest(other) == digest(log)
+    assert digest(log.rows(slice(0, 0))) == digest(log.rows(slice(5, 5)))
