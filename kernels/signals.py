@@ -36,8 +36,9 @@ SIGNAL_SCHEMA: list[dict[str, Any]] = [
 """The rows of a feature schema, for a policy that uses these signals."""
 
 _WORD = re.compile(r"[^\W\d_]{2,}")
+# No run of spaces may cross a line's end: each line start would scan to the end of them all.
 _CODE = re.compile(
-    r"```|^\s*(?:def |class |import |from \w+ import |#include|public |function |SELECT )|"
+    r"```|^[^\S\n]*(?:def |class |import |from \w+ import |#include|public |function |SELECT )|"
     r"\w\(\)|[;{]\s*\n|=>|</\w+>|\bself\.",
     re.MULTILINE,
 )

@@ -135,6 +135,16 @@ def test_code_is_told_from_prose(text, code):
     assert signals.read(text)["code"] is code
 
 
+@pytest.mark.parametrize("word", ["def f", "class A", "import os", "#include <x>", "SELECT 1"])
+def test_the_indentation_of_code_ends_with_its_line(word):
+    # A run that crossed lines would be scanned anew from each of them: quadratic in blank lines.
+    for blank in ("\n" * 50, "\r\n" * 50, " \n\t\n" * 50):
+        found = signals._CODE.search(f"a{blank} \t{word}")
+        assert found is not None
+        assert "\n" not in found.group()
+    assert signals.read("\n \n" * 1000)["code"] is False
+
+
 def test_shares_and_counts_are_those_of_the_text():
     found = signals.read("1 + 1 = 2?")
     assert found["digits"] == pytest.approx(0.3)
