@@ -7,8 +7,9 @@ says how far they were uploaded.
   caller syncs at most every 100 ms, so a power cut loses at most that.
 * The bytes are bounded. When full, *new* lines are refused, loudly: the log that is kept has no
   holes. Decisions are refused a sixteenth earlier, so the outcomes of those accepted still fit.
-* A segment is deleted, and the cursor moved, only after the upload. A crash between the two
+* A segment is deleted, and then the cursor moved, only after the upload. A crash before either
   uploads some lines again, and the control plane knows them by their id.
+* Nothing but room is needed to recover from a full disk: uploaded segments go whatever else fails.
 """
 
 import fcntl
@@ -68,6 +69,7 @@ class Spool:
         self._fd: int | None = None
         self._retired: list[int] = []
         self._dirty = False
+        self._cursor_failing = False
         self._syncing = threading.Lock()
         self._sizes = _recover(folder)
         self._current = max(self._sizes, default=0)
@@ -97,7 +99,7 @@ class Spool:
             log.error("spool.write_failed", error=str(error))  # noqa: TRY400 — no traceback needed
             raise RefusedError("disk") from error
         self.depth += 1
-        self._dirty = True
+        self._dirty = True  # only when the write is done, or a sync in between would clear it
 
     def _write(self, data: bytes) -> None:
         if self._fd is None or self._sizes[self._current] + len(data) > self._segment_bytes:
@@ -116,23 +118,39 @@ class Spool:
         number = self._current + 1
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
         fd = os.open(self._path(number), flags, 0o600)
-        if self._fd is not None:
-            self._retired.append(self._fd)
+        self._retire()
         self._fd, self._current, self._sizes[number] = fd, number, 0
 
+    def _retire(self) -> None:
+        """Leave the current segment to the next sync, so that its space can be freed."""
+        if self._fd is not None:
+            self._retired.append(self._fd)
+            self._fd = None
+            self._dirty = True
+
     def sync(self) -> None:
-        """Force what was appended onto the disk; only here are file descriptors closed."""
+        """Force what was appended onto the disk; only here are file descriptors closed.
+
+        Raises:
+            OSError: The disk refuses; the next sync tries all of it again.
+        """
         with self._syncing:
             if not self._dirty:
                 return
             self._dirty = False
-            retired, self._retired = self._retired, []
-            for fd in retired:
-                os.fsync(fd)
-                os.close(fd)
-            if self._fd is not None:
-                os.fsync(self._fd)
-            _sync_folder(self._folder)
+            try:
+                self._sync_files()
+            except OSError:
+                self._dirty = True
+                raise
+
+    def _sync_files(self) -> None:
+        while self._retired:
+            os.fsync(self._retired[0])
+            os.close(self._retired.pop(0))
+        if self._fd is not None:
+            os.fsync(self._fd)
+        _sync_folder(self._folder)
 
     def peek(self, *, max_lines: int, max_bytes: int) -> Batch | None:
         """The oldest lines, all of one segment, or None; ``max_bytes`` must exceed any line."""
@@ -145,9 +163,12 @@ class Spool:
         return None
 
     def _read(self, length: int, max_lines: int) -> Batch:
-        with self._path(self._segment).open("rb") as file:
-            file.seek(self._offset)
-            data = file.read(length)
+        try:
+            with self._path(self._segment).open("rb") as file:
+                file.seek(self._offset)
+                data = file.read(length)
+        except FileNotFoundError:
+            return self._missing()
         end = data.rfind(b"\n") + 1
         rows = data[:end].split(b"\n", max_lines)
         rest = rows.pop()
@@ -157,8 +178,15 @@ class Spool:
         damaged = len(rows) - len(found) + (0 if end else 1)
         return Batch(found, damaged, len(rows), self._segment, self._offset + used)
 
+    def _missing(self) -> Batch:
+        """A segment was removed by hand: its lines count as damaged, and it is passed over."""
+        if self._segment == self._current:
+            self._retire()  # what is appended to a file without a name would be lost
+        lost = max(0, self.depth - self._count())
+        return Batch((), lost, lost, self._segment, self._sizes[self._segment])
+
     def remove(self, batch: Batch) -> None:
-        """Forget a batch that the control plane has."""
+        """Forget a batch that the control plane has; never fails, however full the disk is."""
         self._segment, self._offset = batch.segment, batch.offset
         self.depth = max(0, self.depth - batch.count)
         if self._offset >= self._sizes.get(self._segment, 0):
@@ -166,33 +194,45 @@ class Spool:
         self._write_cursor()
 
     def _advance(self) -> bool:
-        """Go to the next segment, deleting those behind; False when there is none."""
+        """Go to the next segment, deleting those behind; False when there is none.
+
+        They go before the cursor is written: on a full disk only that makes room for it.
+        """
         later = [number for number in self._sizes if number > self._segment]
         if not later:
             return False
         self._segment, self._offset = min(later), 0
-        self._write_cursor()
         for number in [n for n in self._sizes if n < self._segment]:
-            self._path(number).unlink(missing_ok=True)
+            try:
+                self._path(number).unlink(missing_ok=True)
+            except OSError as error:  # its bytes still count, and the next turn tries again
+                log.warning("spool.segment_not_deleted", segment=number, error=str(error))
+                continue
             del self._sizes[number]
+        self._write_cursor()
         return True
 
     def set_aside(self, kind: Kind, line: bytes) -> None:
         """Keep a line that the control plane will not take, for a person to look at; bounded."""
         path = self._folder / "refused.log"
         data = b"%b%b}\n" % (_PREFIX[kind], line)
-        with path.open("ab") as file:
-            if file.tell() + len(data) <= MAX_REFUSED_BYTES:
-                file.write(data)
+        try:
+            with path.open("ab") as file:
+                if file.tell() + len(data) <= MAX_REFUSED_BYTES:
+                    file.write(data)
+        except OSError as error:  # the lines behind it matter more
+            log.warning("spool.not_set_aside", kind=kind, error=str(error))
 
     def close(self) -> None:
         """Sync and let go of the folder."""
         self._dirty = True
-        self.sync()
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
-        os.close(self._lock)
+        try:
+            self.sync()
+        finally:
+            self._retire()
+            while self._retired:
+                os.close(self._retired.pop())
+            os.close(self._lock)
 
     def _path(self, number: int) -> Path:
         return self._folder / f"{number:012d}.ndjson"
@@ -212,17 +252,28 @@ class Spool:
         return (segment, offset) if segment >= first else (first, 0)
 
     def _write_cursor(self) -> None:
+        """Without it the next start uploads some lines again, which harms nobody."""
         path = self._folder / f"{_CURSOR}.new"
-        path.write_text(json.dumps({"segment": self._segment, "offset": self._offset}))
-        path.replace(self._folder / _CURSOR)
+        try:
+            path.write_text(json.dumps({"segment": self._segment, "offset": self._offset}))
+            path.replace(self._folder / _CURSOR)
+        except OSError as error:
+            if not self._cursor_failing:
+                log.warning("spool.cursor_not_written", error=str(error))
+            self._cursor_failing = True
+        else:
+            self._cursor_failing = False
 
     def _count(self) -> int:
         lines = 0
         for number in sorted(n for n in self._sizes if n >= self._segment):
-            with self._path(number).open("rb") as file:
-                file.seek(self._offset if number == self._segment else 0)
-                while chunk := file.read(SEGMENT_BYTES):
-                    lines += chunk.count(b"\n")
+            try:
+                with self._path(number).open("rb") as file:
+                    file.seek(self._offset if number == self._segment else 0)
+                    while chunk := file.read(SEGMENT_BYTES):
+                        lines += chunk.count(b"\n")
+            except FileNotFoundError:
+                continue
         return lines
 
 

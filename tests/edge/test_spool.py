@@ -178,3 +178,96 @@ def test_two_edges_cannot_share_a_folder(opened, tmp_path):
     opened()
     with pytest.raises(SpoolError, match="in use by another edge"):
         Spool(tmp_path, max_bytes=MAX)
+
+
+def segments(folder):
+    return sorted(folder.glob("*.ndjson"))
+
+
+def test_a_full_disk_heals_though_the_cursor_cannot_be_written(opened, tmp_path):
+    spool = opened()
+    wrote = fill(spool, "decision")
+    assert len(segments(tmp_path)) > 2
+    blocked = tmp_path / "cursor.json.new"  # a folder takes no bytes, as a full disk takes none
+    blocked.mkdir()
+    assert len(take(spool)) == wrote
+    assert len(segments(tmp_path)) == 1
+    assert fill(spool, "decision") > 0
+    blocked.rmdir()
+    take(spool)
+    assert take(opened()) == []
+
+
+def test_a_segment_that_cannot_be_deleted_is_tried_again_and_stops_nothing(opened, tmp_path):
+    spool = opened()
+    wrote = fill(spool, "decision")
+    first = segments(tmp_path)[0]
+    batch = spool.peek(max_lines=1000, max_bytes=2 * MAX_LINE_BYTES)
+    first.unlink()
+    first.mkdir()  # which is deleted as no file is
+    spool.remove(batch)
+    assert segments(tmp_path)[0] == first
+    first.rmdir()
+    first.touch()
+    assert len(batch.lines) + len(take(spool)) == wrote
+    assert not first.exists()
+
+
+def test_a_line_that_cannot_be_set_aside_does_not_stop_the_others(opened, tmp_path):
+    spool = opened()
+    (tmp_path / "refused.log").mkdir()
+    spool.append("decision", line(1))
+    spool.set_aside("decision", line(1))
+    assert take(spool) == [("decision", line(1))]
+
+
+@pytest.mark.parametrize("which", [0, -1], ids=["the oldest", "the one being written"])
+def test_a_segment_removed_by_hand_counts_as_damaged_and_the_rest_goes_on(opened, tmp_path, which):
+    spool = opened(max_bytes=MAX)
+    wrote = fill(spool, "decision")
+    gone = segments(tmp_path)[which]
+    lost = gone.read_bytes().count(b"\n")
+    gone.unlink()
+    found, damaged = [], 0
+    while batch := spool.peek(max_lines=1000, max_bytes=2 * MAX_LINE_BYTES):
+        damaged += batch.damaged
+        found += batch.lines
+        spool.remove(batch)
+    assert (len(found), damaged, spool.depth) == (wrote - lost, lost, 0)
+    spool.append("decision", line(7))
+    assert take(spool) == [("decision", line(7))]
+
+
+def test_all_segments_removed_by_hand_are_counted_once(opened, tmp_path):
+    spool = opened()
+    wrote = fill(spool, "decision")
+    for path in segments(tmp_path):
+        path.unlink()
+    damaged = 0
+    while batch := spool.peek(max_lines=1000, max_bytes=2 * MAX_LINE_BYTES):
+        damaged += batch.damaged
+        spool.remove(batch)
+    assert (damaged, spool.depth) == (wrote, 0)
+
+
+def test_a_sync_that_failed_is_done_again_for_every_segment(opened, tmp_path, monkeypatch):
+    spool = opened()
+    fill(spool, "decision")
+    fsync, synced = os.fsync, set()
+
+    def refuse(_):
+        raise OSError("the disk refuses")
+
+    def record(fd):
+        synced.add(os.fstat(fd).st_ino)
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(OSError, match="refuses"):
+        spool.sync()
+    monkeypatch.setattr(os, "fsync", record)
+    spool.sync()
+    assert {path.stat().st_ino for path in segments(tmp_path)} < synced
+    synced.clear()
+    spool.sync()
+    assert synced == set()
