@@ -27,6 +27,7 @@ from controlplane.registry import RewardBody
 from feedback import ingest
 from feedback.lines import MAX_LINES
 from feedback.metrics import Metric
+from feedback.said import Said
 from kernels import signals
 from learners.ids import uuid7
 from learners.records import Arm
@@ -127,7 +128,7 @@ def fill(place: Installed, count: int) -> None:
             ingest.record_outcomes(connection, place.project, outcomes[part], now)
     with place.engine.begin() as connection:
         for one in ids[: count // 20]:
-            said = ingest.Said("decision_id", one, "score", rng.random())
+            said = Said("decision_id", one, "score", rng.random())
             ingest.record_feedback(connection, place.project, said, source="bench", now=now)
         connection.exec_driver_sql("UPDATE pending_joins SET due_at = now()")
 

@@ -8,17 +8,16 @@ An episode has no such row: its feedback and its decisions take turns by a lock 
 """
 
 import zlib
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+import msgspec
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import insert
 
 from storage.copying import stage
-from storage.tables import feedback, idempotency_keys, pending_joins
+from storage.tables import idempotency_keys
 
 GRACE_S = 2.0
 """A decision waits at least this long after its arrival, for events that were spooled with it."""
@@ -56,7 +55,7 @@ RETURNING decision_id
 
 # Where the row stands, it is only locked. LATERAL … OFFSET 0 has each decision looked up by its
 # key: fresh tables without statistics would be read whole instead.
-_QUEUE = """
+QUEUE = """
 INSERT INTO pending_joins (decision_id, project_id, policy_id, due_at)
 SELECT u.id, :project, d.policy_id, greatest(d.at + make_interval(secs => p.wait_s), :now)
 FROM unnest(CAST(:ids AS uuid[])) AS u(id)
@@ -68,39 +67,75 @@ ORDER BY u.id
 ON CONFLICT (decision_id, project_id) DO UPDATE SET due_at = excluded.due_at WHERE false
 RETURNING policy_id
 """
+_QUEUE = sa.text(QUEUE)
 
-_FILL_IN = """
-UPDATE pending_joins j SET policy_id = d.policy_id,
-  due_at = greatest(d.at + make_interval(secs => p.wait_s), :now)
-FROM decisions d JOIN policies p ON p.id = d.policy_id
-WHERE j.decision_id = ANY(CAST(:ids AS uuid[])) AND j.project_id = :project
-  AND j.policy_id IS NULL
-  AND d.decision_id = j.decision_id AND d.project_id = j.project_id
-"""
+# Fills in the policy of a decision that arrived, and was perhaps joined, while its row was waited
+# for: so in a statement of its own, which sees what was committed meanwhile.
+_KNOWN = sa.text("""
+WITH known AS MATERIALIZED (
+  SELECT d.decision_id, d.policy_id, d.at, i.decision_id IS NOT NULL AS joined
+  FROM unnest(CAST(:ids AS uuid[])) AS u(id)
+  CROSS JOIN LATERAL (
+    SELECT decision_id, policy_id, at FROM decisions
+    WHERE decision_id = u.id AND project_id = :project OFFSET 0
+  ) d
+  LEFT JOIN LATERAL (
+    SELECT decision_id FROM interactions
+    WHERE decision_id = d.decision_id AND policy_id = d.policy_id OFFSET 0
+  ) i ON true
+), filled AS (
+  UPDATE pending_joins j SET policy_id = k.policy_id,
+    due_at = greatest(k.at + make_interval(secs => p.wait_s), :now)
+  FROM known k JOIN policies p ON p.id = k.policy_id
+  WHERE j.decision_id = ANY(CAST(:ids AS uuid[])) AND j.project_id = :project
+    AND j.policy_id IS NULL AND k.decision_id = j.decision_id
+) SELECT decision_id, joined FROM known
+""")
 
 _LOCK = "SELECT pg_advisory_xact_lock(:space, u) FROM unnest(CAST(:locks AS int[])) AS u"
 _LOCK_SHARED = _LOCK.replace("lock(", "lock_shared(", 1)
 
-_EPISODE = """
-SELECT decision_id FROM decisions WHERE project_id = :project AND episode_id = :episode
+_EPISODES = sa.text(
+    "SELECT decision_id FROM decisions "
+    "WHERE project_id = :project AND episode_id = ANY(CAST(:episodes AS text[]))"
+)
+
+_RESPONSES = sa.text("""
+SELECT u.id, o.decision_id FROM unnest(CAST(:ids AS text[])) AS u(id)
+CROSS JOIN LATERAL (
+  SELECT decision_id FROM outcomes WHERE project_id = :project AND response_id = u.id
+  ORDER BY decision_id DESC LIMIT 1
+) o
+""")
+
+_CLAIM = sa.text("""
+INSERT INTO idempotency_keys (project_id, key, body_hash, response, created_at)
+SELECT :project, u.key, '', NULL, :now FROM unnest(CAST(:keys AS text[])) AS u(key) ORDER BY u.key
+ON CONFLICT (project_id, key) DO UPDATE SET created_at = idempotency_keys.created_at
+RETURNING key, body_hash, response, xmax = 0 AS inserted
+""")
+
+_SETTLE = sa.text("""
+UPDATE idempotency_keys k SET body_hash = u.body_hash, response = u.response
+FROM unnest(CAST(:keys AS text[]), CAST(:hashes AS bytea[]),
+            CAST(CAST(:responses AS text[]) AS jsonb[])) AS u(key, body_hash, response)
+WHERE k.project_id = :project AND k.key = ANY(CAST(:keys AS text[])) AND k.key = u.key
+""")
+
+# What somebody holds is being spoken of again, or repeated: it is left for the next time.
+_FORGET = """
+DELETE FROM {table} WHERE ({key}, project_id) IN (
+  SELECT {key}, project_id FROM {table} WHERE {old} FOR UPDATE SKIP LOCKED
+)
 """
-
-
-@dataclass(frozen=True, slots=True)
-class StoredFeedback:
-    """One thing said of a decision or an episode."""
-
-    feedback_id: UUID
-    project_id: UUID
-    decision_id: UUID | None
-    episode_id: str | None
-    metric: str
-    value: Any
-    number: float | None
-    source: str
-    occurred_at: datetime
-    tags: dict[str, Any]
-    received_at: datetime
+_FORGET_STRAYS = sa.text(
+    _FORGET.format(
+        table="pending_joins", key="decision_id", old="policy_id IS NULL AND due_at < :before"
+    )
+)
+_FORGET_KEYS = sa.text(
+    _FORGET.format(table="idempotency_keys", key="key", old="created_at < :before")
+)
 
 
 def add_decisions(
@@ -125,41 +160,39 @@ def add_outcomes(
     return len(added)
 
 
-def add_feedback(connection: sa.Connection, row: StoredFeedback) -> None:
-    """Store feedback, and have the decisions that it speaks of joined (again)."""
-    connection.execute(
-        sa.insert(feedback), {name: getattr(row, name) for name in StoredFeedback.__slots__}
-    )
-    _queue_target(connection, row.project_id, row.decision_id, row.episode_id, row.received_at)
-
-
-def _queue_target(
-    connection: sa.Connection,
-    project_id: UUID,
-    decision_id: UUID | None,
-    episode_id: str | None,
-    now: datetime,
-) -> None:
-    if decision_id is not None:
-        queue(connection, project_id, [decision_id], now)
-    if episode_id is not None:
-        _lock_episodes(connection, project_id, {episode_id}, exclusive=True)
-        spoken_of = connection.scalars(
-            sa.text(_EPISODE), {"project": project_id, "episode": episode_id}
-        )
-        queue(connection, project_id, list(spoken_of), now)
+def episode_decisions(
+    connection: sa.Connection, project_id: UUID, episodes: Collection[str]
+) -> list[UUID]:
+    """The decisions of these episodes; until the commit, no more can arrive."""
+    if not episodes:
+        return []
+    _lock_episodes(connection, project_id, episodes, exclusive=True)
+    given = {"project": project_id, "episodes": sorted(episodes)}
+    return list(connection.scalars(_EPISODES, given))
 
 
 def queue(
-    connection: sa.Connection, project_id: UUID, decision_ids: Sequence[UUID], now: datetime
+    connection: sa.Connection, project_id: UUID, decision_ids: Collection[UUID], now: datetime
 ) -> None:
     """Have these decisions joined once their wait is over, whether they have arrived or not."""
     if not decision_ids:
         return
-    given = {"project": project_id, "ids": [str(i) for i in decision_ids], "now": now}
-    queued = connection.scalars(sa.text(_QUEUE), given).all()
-    if None in queued:  # it may have arrived, and been joined, while the row was waited for
-        connection.execute(sa.text(_FILL_IN), given)
+    given = queueing(project_id, decision_ids, now)
+    if None in connection.scalars(_QUEUE, given).all():
+        known_decisions(connection, project_id, decision_ids, now)
+
+
+def queueing(project_id: UUID, decision_ids: Collection[UUID], now: datetime) -> dict[str, Any]:
+    """What QUEUE asks for; it takes each decision once."""
+    return {"project": project_id, "ids": [str(i) for i in set(decision_ids)], "now": now}
+
+
+def known_decisions(
+    connection: sa.Connection, project_id: UUID, decision_ids: Collection[UUID], now: datetime
+) -> dict[UUID, bool]:
+    """Of queued decisions, those that have arrived: whether each has been joined already."""
+    rows = connection.execute(_KNOWN, queueing(project_id, decision_ids, now))
+    return {row.decision_id: row.joined for row in rows}
 
 
 def _lock_episodes(
@@ -177,166 +210,56 @@ def _lock_episodes(
 
 def forget_strays(connection: sa.Connection, before: datetime) -> int:
     """Stop waiting for decisions that were spoken of before then and never came."""
-    gone = connection.execute(
-        sa.delete(pending_joins).where(
-            pending_joins.c.policy_id.is_(None), pending_joins.c.due_at < before
-        )
-    )
-    return gone.rowcount
+    return connection.execute(_FORGET_STRAYS, {"before": before}).rowcount
 
 
-def standing_feedback(connection: sa.Connection, row: StoredFeedback) -> tuple[UUID, Any] | None:
-    """What the same source last said of the same decision or episode, unless it took it back."""
-    query = (
-        sa.select(feedback.c.feedback_id, feedback.c.value)
-        .where(*_same_speech(row), feedback.c.retracted_at.is_(None))
-        .order_by(feedback.c.occurred_at.desc(), feedback.c.feedback_id.desc())
-        .limit(1)
-    )
-    found = connection.execute(query).one_or_none()
-    return (found.feedback_id, found.value) if found else None
+def decisions_of_responses(
+    connection: sa.Connection, project_id: UUID, response_ids: Collection[str]
+) -> dict[str, UUID]:
+    """Of each of the provider's response ids: the newest decision whose outcome carried it."""
+    given = {"project": project_id, "ids": sorted(response_ids)}
+    return {row.id: row.decision_id for row in connection.execute(_RESPONSES, given)}
 
 
-def same_feedback(connection: sa.Connection, row: StoredFeedback) -> UUID | None:
-    """This very feedback, if it came before: also if it has been taken back since."""
-    query = (
-        sa.select(feedback.c.feedback_id)
-        .where(
-            *_same_speech(row),
-            feedback.c.occurred_at == row.occurred_at,
-            feedback.c.value == sa.literal(row.value, feedback.c.value.type),
-        )
-        .order_by(feedback.c.feedback_id)
-        .limit(1)
-    )
-    found: UUID | None = connection.scalars(query).one_or_none()
-    return found
-
-
-def _same_speech(row: StoredFeedback) -> list[sa.ColumnElement[bool]]:
-    about = (
-        feedback.c.decision_id == row.decision_id
-        if row.decision_id
-        else feedback.c.episode_id == row.episode_id
-    )
-    return [
-        feedback.c.project_id == row.project_id,
-        feedback.c.metric == row.metric,
-        feedback.c.source == row.source,
-        about,
-    ]
-
-
-def retract_feedback(
-    connection: sa.Connection, project_id: UUID, feedback_id: UUID, now: datetime
-) -> bool:
-    """Retract feedback with what it amended, and have its decisions joined again.
+def claim_keys(
+    connection: sa.Connection, project_id: UUID, keys: Collection[str], now: datetime
+) -> dict[str, tuple[bytes, Any]]:
+    """Claim idempotency keys for this transaction.
 
     Returns:
-        False where there is no such feedback.
+        Of the keys that are not new: the hash of the body each was used with, and its response.
+        A request in flight with the same key is waited for; in an order that all keep to.
     """
-    found = (
-        connection.execute(
-            sa.select(*(feedback.c[name] for name in StoredFeedback.__slots__)).where(
-                feedback.c.project_id == project_id, feedback.c.feedback_id == feedback_id
-            )
-        )
-        .mappings()
-        .one_or_none()
-    )
-    if found is None:
-        return False
-    row = StoredFeedback(**found)
-    connection.execute(
-        sa.update(feedback)
-        .where(
-            *_same_speech(row),
-            sa.tuple_(feedback.c.occurred_at, feedback.c.feedback_id)
-            <= sa.tuple_(row.occurred_at, row.feedback_id),
-            feedback.c.retracted_at.is_(None),
-        )
-        .values(retracted_at=now)
-    )
-    _queue_target(connection, project_id, row.decision_id, row.episode_id, now)
-    return True
+    given = {"project": project_id, "keys": sorted(set(keys)), "now": now}
+    return {
+        row.key: (bytes(row.body_hash), row.response)
+        for row in connection.execute(_CLAIM, given)
+        if not row.inserted
+    }
 
 
-def known_decisions(
-    connection: sa.Connection, project_id: UUID, decision_ids: Sequence[UUID]
-) -> dict[UUID, bool]:
-    """Of these decisions, those that have arrived: whether each has been joined already."""
-    rows = connection.execute(
-        sa.text(
-            "SELECT d.decision_id, i.decision_id IS NOT NULL AS joined FROM decisions d "
-            "LEFT JOIN interactions i "
-            "ON i.decision_id = d.decision_id AND i.policy_id = d.policy_id "
-            "WHERE d.project_id = :project AND d.decision_id = ANY(CAST(:ids AS uuid[]))"
-        ),
-        {"project": project_id, "ids": [str(i) for i in decision_ids]},
-    )
-    return {row.decision_id: row.joined for row in rows}
-
-
-def decision_of_response(
-    connection: sa.Connection, project_id: UUID, response_id: str
-) -> UUID | None:
-    """The decision whose outcome carried the provider's response id."""
-    found: UUID | None = connection.scalars(
-        sa.text(
-            "SELECT decision_id FROM outcomes WHERE project_id = :project "
-            "AND response_id = :response ORDER BY decision_id DESC LIMIT 1"
-        ),
-        {"project": project_id, "response": response_id},
-    ).one_or_none()
-    return found
-
-
-def claim_key(
-    connection: sa.Connection, project_id: UUID, key: str, body_hash: bytes, now: datetime
-) -> tuple[bytes, Any] | None:
-    """Claim an idempotency key for this transaction.
-
-    Returns:
-        None when the key is new; else the hash of the body it was used with, and its response.
-        A request in flight with the same key is waited for.
-    """
-    claimed = insert(idempotency_keys).values(
-        project_id=project_id, key=key, body_hash=body_hash, response=None, created_at=now
-    )
-    row = connection.execute(
-        claimed.on_conflict_do_update(
-            index_elements=["project_id", "key"],
-            set_={"created_at": idempotency_keys.c.created_at},
-        ).returning(
-            idempotency_keys.c.body_hash,
-            idempotency_keys.c.response,
-            sa.literal_column("xmax = 0").label("inserted"),
-        )
-    ).one()
-    return None if row.inserted else (bytes(row.body_hash), row.response)
-
-
-def release_key(connection: sa.Connection, project_id: UUID, key: str) -> None:
-    """Give back a key that this transaction has claimed, since nothing came of it."""
+def release_keys(connection: sa.Connection, project_id: UUID, keys: Collection[str]) -> None:
+    """Give back keys that this transaction has claimed, since nothing came of them."""
     connection.execute(
         sa.delete(idempotency_keys).where(
-            idempotency_keys.c.project_id == project_id, idempotency_keys.c.key == key
+            idempotency_keys.c.project_id == project_id, idempotency_keys.c.key.in_(keys)
         )
     )
 
 
-def settle_key(connection: sa.Connection, project_id: UUID, key: str, response: Any) -> None:
-    """Keep the response for whoever repeats the request."""
-    connection.execute(
-        sa.update(idempotency_keys)
-        .where(idempotency_keys.c.project_id == project_id, idempotency_keys.c.key == key)
-        .values(response=response)
-    )
+def settle_keys(
+    connection: sa.Connection, project_id: UUID, settled: Mapping[str, tuple[bytes, Any]]
+) -> None:
+    """Keep each key's body hash and response for whoever repeats the request."""
+    given = {
+        "project": project_id,
+        "keys": list(settled),
+        "hashes": [body for body, _ in settled.values()],
+        "responses": [msgspec.json.encode(said).decode() for _, said in settled.values()],
+    }
+    connection.execute(_SETTLE, given)
 
 
 def forget_keys(connection: sa.Connection, before: datetime) -> int:
     """Delete idempotency keys that nobody can still be repeating."""
-    gone = connection.execute(
-        sa.delete(idempotency_keys).where(idempotency_keys.c.created_at < before)
-    )
-    return gone.rowcount
+    return connection.execute(_FORGET_KEYS, {"before": before}).rowcount

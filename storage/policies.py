@@ -1,6 +1,6 @@
 """Pools and their arms, policies, metrics, rewards."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -142,6 +142,24 @@ def list_policies(
     return [StoredPolicy(**row) for row in connection.execute(query).mappings()]
 
 
+def lock_project(connection: sa.Connection, project_id: UUID) -> None:
+    """Let nobody else add to the project's policies until the commit."""
+    connection.execute(
+        sa.text("SELECT id FROM projects WHERE id = :project FOR NO KEY UPDATE"),
+        {"project": project_id},
+    )
+
+
+def stop_promoting(connection: sa.Connection, policy_id: UUID, now: datetime) -> None:
+    """Switch a policy's automatic promotion off."""
+    off = sa.cast({"auto_promote": False}, policies.c.config.type)
+    connection.execute(
+        sa.update(policies)
+        .where(policies.c.id == policy_id)
+        .values(config=policies.c.config.op("||")(off), updated_at=now)
+    )
+
+
 def all_policies(connection: sa.Connection, *, limit: int = 10_000) -> list[StoredPolicy]:
     """The policies of all projects, oldest first."""
     query = _POLICIES.order_by(policies.c.id).limit(limit)
@@ -175,13 +193,14 @@ def put_metric(
     )
 
 
-def find_metric(connection: sa.Connection, project_id: UUID, name: str) -> Json | None:
-    """What is declared of a metric."""
-    query = sa.select(metrics.c.spec).where(
-        metrics.c.project_id == project_id, metrics.c.name == name
+def find_metrics(
+    connection: sa.Connection, project_id: UUID, names: Collection[str]
+) -> dict[str, Json]:
+    """What is declared of these metrics, by name; those that are not are left out."""
+    query = sa.select(metrics.c.name, metrics.c.spec).where(
+        metrics.c.project_id == project_id, metrics.c.name.in_(names)
     )
-    found: Json | None = connection.scalars(query).one_or_none()
-    return found
+    return {row.name: row.spec for row in connection.execute(query)}
 
 
 def list_metrics(connection: sa.Connection, project_id: UUID) -> dict[str, Json]:

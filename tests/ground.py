@@ -11,8 +11,9 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from feedback import ingest, join
-from feedback.ingest import Batch, Receipt, Said
+from feedback.ingest import Batch
 from feedback.metrics import Metric
+from feedback.said import Receipt, Said
 from learners.ids import ENTROPY_BYTES, uuid7
 from learners.rewards import RewardFunction, Term
 from storage import policies, projects
@@ -72,10 +73,9 @@ class Ground:
         """Feedback on a decision (a UUID) or an episode (a text)."""
         about = "decision_id" if isinstance(target, UUID) else "episode_id"
         given = {"about": about, "identifier": str(target), "metric": "good", "value": value}
+        said = Said(**given | {"key": key} | fields)
         with self.engine.begin() as connection:
-            return ingest.record_feedback(
-                connection, self.project_id, Said(**given | fields), source=source, now=now, key=key
-            )
+            return ingest.record_feedback(connection, self.project_id, said, source=source, now=now)
 
     def retract(self, feedback_id: UUID, now: datetime = T0) -> None:
         with self.engine.begin() as connection:

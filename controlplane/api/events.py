@@ -24,8 +24,9 @@ from controlplane.api.uploads import MAX_COMPRESSED, MAX_PLAIN, Upload, lines_of
 from controlplane.api.wire import FeedbackBatchBody, FeedbackBody, FeedbackItem
 from feedback import ingest
 from feedback.errors import FeedbackError, InvalidEventError
-from feedback.ingest import Batch, Said
+from feedback.ingest import Batch
 from feedback.lines import MAX_LINE_BYTES, MAX_LINES
+from feedback.said import Receipt, Said
 
 router = APIRouter(prefix="/v1", tags=["events"])
 
@@ -85,7 +86,7 @@ def give_feedback(
     """Take feedback; it is joined with its decision later. Its source is the API key's name."""
     with api.engine.begin() as connection:
         receipt = ingest.record_feedback(
-            connection, caller.project_id, _said(body), source=caller.source, now=now(), key=key
+            connection, caller.project_id, _said(body, key), source=caller.source, now=now()
         )
     return FeedbackAnswer.model_validate(receipt)
 
@@ -95,9 +96,16 @@ def give_feedback_batch(
     body: FeedbackBatchBody, caller: Ingesting, api: Api
 ) -> FeedbackBatchAnswer:
     """Take feedback item by item: a bad item is answered with its field, and spoils nobody."""
-    with api.engine.connect() as connection:
-        items = [_item(connection, caller, item, now()) for item in body.items]
-    return FeedbackBatchAnswer(items=items)
+    items = [_read(item) for item in body.items]
+    said = [item for item in items if isinstance(item, Said)]
+    with api.engine.begin() as connection:
+        taken = ingest.record_feedback_batch(
+            connection, caller.project_id, said, source=caller.source, now=now()
+        )
+    answers = map(_answer, taken)
+    return FeedbackBatchAnswer(
+        items=[next(answers) if isinstance(item, Said) else item for item in items]
+    )
 
 
 @router.delete("/feedback/{feedback_id}", status_code=204)
@@ -107,34 +115,29 @@ def retract_feedback(feedback_id: Annotated[UUID, Path()], caller: Ingesting, ap
         ingest.retract(connection, caller.project_id, feedback_id, now())
 
 
-def _item(connection: sa.Connection, caller: Caller, item: Any, at: datetime) -> FeedbackItemAnswer:
+def _read(item: Any) -> Said | FeedbackItemAnswer:
     try:
         body = FeedbackItem.model_validate(item)
-        # A transaction each: batches about the same decisions must not wait in a circle.
-        with connection.begin():
-            receipt = ingest.record_feedback(
-                connection,
-                caller.project_id,
-                _said(body),
-                source=caller.source,
-                now=at,
-                key=body.idempotency_key,
-            )
     except ValidationError as error:
         first = error.errors()[0]
         field = place_of(first) or None
         return FeedbackItemAnswer(status="rejected", field=field, detail=first["msg"])
-    except InvalidEventError as error:
-        return FeedbackItemAnswer(status="rejected", field=error.field, detail=str(error))
-    except FeedbackError as error:
-        return FeedbackItemAnswer(status="rejected", field="idempotency_key", detail=str(error))
-    return FeedbackItemAnswer.model_validate(receipt)
+    return _said(body, body.idempotency_key)
 
 
-def _said(body: FeedbackBody) -> Said:
+def _answer(taken: Receipt | FeedbackError) -> FeedbackItemAnswer:
+    if isinstance(taken, Receipt):
+        return FeedbackItemAnswer.model_validate(taken)
+    field = taken.field if isinstance(taken, InvalidEventError) else "idempotency_key"
+    return FeedbackItemAnswer(status="rejected", field=field, detail=str(taken))
+
+
+def _said(body: FeedbackBody, key: str | None) -> Said:
     about: Literal["decision_id", "episode_id", "response_id"]
     for about in ("decision_id", "episode_id", "response_id"):
         identifier = getattr(body, about)
         if identifier is not None:
-            return Said(about, identifier, body.metric, body.value, body.occurred_at, body.tags)
+            return Said(
+                about, identifier, body.metric, body.value, body.occurred_at, body.tags, key
+            )
     raise InvalidEventError("decision_id", "give decision_id, episode_id or response_id")

@@ -47,13 +47,14 @@ def once(
         return act(), False
     name = f"{caller.key.id}\x1f{key}"
     body = hashlib.sha256(canonical_json(request)).digest()
-    earlier = events.claim_key(connection, caller.project_id, name, body, now)
-    if earlier is None:
+    used = events.claim_keys(connection, caller.project_id, [name], now)
+    if name not in used:
         answer = act()
-        events.settle_key(connection, caller.project_id, name, answer)
+        events.settle_keys(connection, caller.project_id, {name: (body, answer)})
         return answer, False
-    if earlier[0] != body:
+    earlier, told = used[name]
+    if earlier != body:
         raise KeyReusedError(
             f"idempotency key {key!r} was used with another request: give each its own key"
         )
-    return earlier[1], True
+    return told, True

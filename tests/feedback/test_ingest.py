@@ -13,6 +13,7 @@ from feedback import ingest
 from feedback.errors import InvalidEventError, KeyReusedError, UnknownFeedbackError
 from feedback.ingest import Rejected
 from feedback.lines import MAX_LINES, MAX_TEXT
+from feedback.said import Said
 from learners.rewards import RewardFunction, Term
 from storage.engine import connect
 from tests.ground import T0, Ground, decision_line, later, lay, new_id
@@ -225,12 +226,10 @@ def test_a_key_belongs_to_its_source_and_project(ground: Ground):
 
 
 def test_a_key_that_nothing_came_of_may_be_used_again_in_the_same_transaction(ground: Ground):
-    bad = ingest.Said("response_id", "resp-1", "good", value=True)
+    bad = Said("response_id", "resp-1", "good", value=True, key="k")
     decision_id = new_id()
-    with ground.engine.begin() as connection:
-        said = {"source": "user", "now": T0, "key": "k"}
-        with pytest.raises(InvalidEventError):
-            ingest.record_feedback(connection, ground.project_id, bad, **said)  # type: ignore[arg-type]
+    with ground.engine.begin() as connection, pytest.raises(InvalidEventError):
+        ingest.record_feedback(connection, ground.project_id, bad, source="user", now=T0)
     ground.decide(decision_id)
     ground.outcome(decision_id, response_id="resp-1")
     assert (

@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from feedback import ingest, join
-from feedback.ingest import Said
+from feedback.said import Said
 from learners.rewards import RewardFunction, Term
 from storage import interactions, policies
 from storage.engine import connect

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from storage import events
 from storage.copying import line, stage
-from storage.events import GRACE_S, StoredFeedback
+from storage.events import GRACE_S
 from tests.ground import T0, WAIT_S, Ground, later, lay, new_id
 
 
@@ -18,22 +18,6 @@ def queue(ground: Ground) -> dict[UUID, tuple[UUID | None, datetime]]:
     with ground.engine.connect() as connection:
         rows = connection.execute(query, {"p": ground.project_id})
         return {row.decision_id: (row.policy_id, row.due_at) for row in rows}
-
-
-def feedback(ground: Ground, decision_id: UUID, second: float, value: object) -> StoredFeedback:
-    return StoredFeedback(
-        feedback_id=new_id(later(second)),
-        project_id=ground.project_id,
-        decision_id=decision_id,
-        episode_id=None,
-        metric="good",
-        value=value,
-        number=float(bool(value)),
-        source="user",
-        occurred_at=later(second),
-        tags={},
-        received_at=later(second),
-    )
 
 
 def test_a_decision_is_queued_for_the_end_of_its_wait(ground: Ground):
@@ -85,34 +69,6 @@ def test_strays_are_forgotten_and_their_feedback_still_counts(ground: Ground):
     assert ground.rewards()[stray] == 1.0
 
 
-def test_the_standing_word_is_the_latest_that_was_not_taken_back(ground: Ground):
-    decision_id = new_id()
-    first, second = (feedback(ground, decision_id, s, s == 1) for s in (1, 2))
-    with ground.engine.begin() as connection:
-        assert events.standing_feedback(connection, first) is None
-        events.add_feedback(connection, second)
-        events.add_feedback(connection, first)
-        assert events.standing_feedback(connection, first) == (second.feedback_id, False)
-        assert events.retract_feedback(connection, ground.project_id, first.feedback_id, T0)
-        assert events.standing_feedback(connection, first) == (second.feedback_id, False)
-        assert events.retract_feedback(connection, ground.project_id, second.feedback_id, T0)
-        assert events.standing_feedback(connection, first) is None
-        assert events.same_feedback(connection, first) == first.feedback_id
-
-
-def test_a_retraction_keeps_the_time_of_the_first_one(ground: Ground):
-    said = feedback(ground, new_id(), 1, value=True)
-    with ground.engine.begin() as connection:
-        events.add_feedback(connection, said)
-        for second in (5, 9):
-            events.retract_feedback(connection, ground.project_id, said.feedback_id, later(second))
-        found = connection.scalar(
-            sa.text("SELECT retracted_at FROM feedback WHERE feedback_id = :i"),
-            {"i": said.feedback_id},
-        )
-    assert found == later(5)
-
-
 def test_known_decisions_are_those_of_the_project_with_whether_they_are_joined(ground: Ground):
     joined, waiting, foreign = new_id(), new_id(), new_id()
     ground.decide(joined)
@@ -121,7 +77,7 @@ def test_known_decisions_are_those_of_the_project_with_whether_they_are_joined(g
     lay(ground.engine).decide(foreign)
     with ground.engine.connect() as connection:
         ids = [joined, waiting, foreign, new_id()]
-        found = events.known_decisions(connection, ground.project_id, ids)
+        found = events.known_decisions(connection, ground.project_id, ids, later(100))
     assert found == {joined: True, waiting: False}
 
 
@@ -130,24 +86,26 @@ def test_a_response_names_its_newest_decision(ground: Ground):
     ground.outcome(newer, response_id="resp-1", now=later(1))
     ground.outcome(older, response_id="resp-1", now=later(1))
     with ground.engine.connect() as connection:
-        assert events.decision_of_response(connection, ground.project_id, "resp-1") == newer
-        assert events.decision_of_response(connection, ground.project_id, "resp-2") is None
+        asked = {"resp-1", "resp-2"}
+        found = events.decisions_of_responses(connection, ground.project_id, asked)
+    assert found == {"resp-1": newer}
 
 
-def test_a_key_is_claimed_once_and_gives_what_was_settled(ground: Ground):
+def test_keys_are_claimed_once_and_give_what_was_settled(ground: Ground):
     project = ground.project_id
     with ground.engine.begin() as connection:
-        assert events.claim_key(connection, project, "k", b"body", T0) is None
-        events.settle_key(connection, project, "k", {"id": 1})
-        assert events.claim_key(connection, project, "k", b"other", T0) == (b"body", {"id": 1})
-        events.release_key(connection, project, "k")
-        assert events.claim_key(connection, project, "k", b"other", T0) is None
+        assert events.claim_keys(connection, project, ["k", "l", "k"], T0) == {}
+        events.settle_keys(connection, project, {"k": (b"one", {"id": 1}), "l": (b"two", {})})
+        used = {"k": (b"one", {"id": 1}), "l": (b"two", {})}
+        assert events.claim_keys(connection, project, ["m", "l", "k"], T0) == used
+        events.release_keys(connection, project, ["k", "m"])
+        assert events.claim_keys(connection, project, ["k", "l", "m"], T0) == {"l": (b"two", {})}
 
 
 def test_only_old_keys_are_forgotten(ground: Ground):
     with ground.engine.begin() as connection:
         for second in (1, 2, 3):
-            events.claim_key(connection, ground.project_id, str(second), b"", later(second))
+            events.claim_keys(connection, ground.project_id, [str(second)], later(second))
         events.forget_keys(connection, later(2))
     assert ground.count("idempotency_keys") == 2
 

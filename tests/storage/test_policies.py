@@ -77,9 +77,10 @@ def test_metrics_are_the_projects_own(ground: Ground):
         policies.put_metric(connection, stranger.project_id, "theirs", {"type": "float"}, T0)
         mine = policies.list_metrics(connection, ground.project_id)
         assert list(mine) == sorted(metric.name for metric in METRICS)
-        assert policies.find_metric(connection, ground.project_id, "theirs") is None
-        spec = policies.find_metric(connection, stranger.project_id, "theirs")
-    assert spec == {"type": "float"}
+        assert policies.find_metrics(connection, ground.project_id, ["theirs"]) == {}
+        found = policies.find_metrics(connection, stranger.project_id, ["theirs", "good"])
+    assert set(found) == {"theirs", "good"}
+    assert found["theirs"] == {"type": "float"}
 
 
 def test_a_rewards_versions_stay_and_the_newest_counts(ground: Ground):

@@ -20,6 +20,7 @@ from controlplane.publishing import Publisher
 from controlplane.registry import RewardBody
 from feedback import ingest
 from feedback.metrics import Metric
+from feedback.said import Said
 from learners.ids import uuid7
 from learners.records import Arm
 from storage import projects
@@ -58,7 +59,7 @@ class Log:
             )
             assert not batch.rejected
             for identifier, _, _, value in rows:
-                said = ingest.Said("decision_id", identifier, "score", value)
+                said = Said("decision_id", identifier, "score", value)
                 ingest.record_feedback(connection, self.project, said, source="test", now=now)
             # The grace for spooled events is over: these tests are not about it.
             connection.exec_driver_sql("UPDATE pending_joins SET due_at = now()")
