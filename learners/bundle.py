@@ -36,6 +36,7 @@ FORMAT = 1
 MAX_BUNDLE_BYTES = 64 * 2**20
 MAX_MANIFEST_BYTES = 8 * 2**20
 MAX_SIGNATURES = 32
+MAX_SIGNATURES_BYTES = 16 * 2**10
 GOLDEN_TOLERANCE = 1e-6
 
 
@@ -136,6 +137,13 @@ class Bundle:
 
     def _manifest(self) -> dict[str, Any]:
         return {
+            **self._fields(),
+            "tensors_sha256": hashlib.sha256(_tensors(self.scorer)).hexdigest(),
+        }
+
+    def _fields(self) -> dict[str, Any]:
+        """The manifest but for the tensors' digest."""
+        return {
             "format": FORMAT,
             "policy": self.policy,
             "version": self.version,
@@ -149,7 +157,6 @@ class Bundle:
             "learner": self.learner,
             "wait_s": self.wait_s,
             "scorer": self.scorer.as_json(),
-            "tensors_sha256": hashlib.sha256(_tensors(self.scorer)).hexdigest(),
             "golden": [
                 {
                     "context": dict(g.context),
@@ -200,15 +207,15 @@ def unseal(data: bytes, trusted: Sequence[Ed25519PublicKey], *, threshold: int =
     Expiry and rising serials are the caller's: they need a clock and a memory.
 
     Raises:
-        BundleError: It is too large, damaged, of another format, or not signed by
-            ``threshold`` of the trusted keys.
+        BundleError: It is too large, damaged, of another format, says more than this edge
+            understands, or is not signed by ``threshold`` of the trusted keys.
     """
     if len(data) > MAX_BUNDLE_BYTES:
         raise BundleError(f"the bundle has {len(data)} bytes: at most {MAX_BUNDLE_BYTES}")
     if not data.startswith(MAGIC):
         raise BundleError("this is not a bundle: it does not begin with PMBUNDL1")
-    manifest, rest = _block(data, len(MAGIC), "manifest")
-    signatures, rest = _block(data, rest, "signatures")
+    manifest, rest = _block(data, len(MAGIC), "manifest", MAX_MANIFEST_BYTES)
+    signatures, rest = _block(data, rest, "signatures", MAX_SIGNATURES_BYTES)
     _verify(manifest, signatures, trusted, threshold)
     tensors = data[rest:]
     try:
@@ -220,18 +227,40 @@ def unseal(data: bytes, trusted: Sequence[Ed25519PublicKey], *, threshold: int =
         bundle = _read(row, safetensors.numpy.load(tensors))
         if row["feature_schema_digest"] != bundle.schema.digest:
             raise BundleError("the features are read otherwise than they were written")
+        _check_known(row, {**bundle._fields(), "tensors_sha256": ""})
         return bundle  # noqa: TRY300 — an else block would hide what is believed last
     except BundleError:
         raise
-    except (LearnersError, KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
+    except (
+        LearnersError,
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RecursionError,
+        TypeError,
+        ValueError,
+        safetensors.SafetensorError,
+    ) as error:
         raise BundleError(f"the bundle's manifest cannot be read: {error!r}") from error
 
 
-def _block(data: bytes, at: int, name: str) -> tuple[bytes, int]:
+def _check_known(given: object, known: object, path: str = "") -> None:
+    """Refuse names that were not read: a guard that is passed over would not guard."""
+    if isinstance(given, Mapping) and isinstance(known, Mapping):
+        for name, value in given.items():
+            if name not in known:
+                raise BundleError(f"the manifest's {path}{name} is not known: upgrade the edge")
+            _check_known(value, known[name], f"{path}{name}.")
+    elif isinstance(given, list) and isinstance(known, list):
+        for one, other in zip(given, known, strict=False):
+            _check_known(one, other, path)
+
+
+def _block(data: bytes, at: int, name: str, limit: int) -> tuple[bytes, int]:
     if len(data) < at + 4:
         raise BundleError(f"the bundle ends before its {name}: download again")
     (length,) = struct.unpack_from(">I", data, at)
-    if length > MAX_MANIFEST_BYTES or len(data) < at + 4 + length:
+    if length > limit or len(data) < at + 4 + length:
         raise BundleError(f"the bundle's {name} is cut short or too long: download again")
     return data[at + 4 : at + 4 + length], at + 4 + length
 
@@ -241,16 +270,7 @@ def _verify(
 ) -> None:
     keys = {key_id(key): key for key in trusted}
     good: set[str] = set()
-    try:
-        rows = [
-            (str(row["key_id"]), base64.b64decode(row["signature"], validate=True))
-            for row in json.loads(signatures)
-        ]
-    except (KeyError, RecursionError, TypeError, ValueError) as error:
-        raise BundleError(f"the bundle's signatures cannot be read: {error!r}") from error
-    if len(rows) > MAX_SIGNATURES:
-        raise BundleError(f"the bundle has {len(rows)} signatures: at most {MAX_SIGNATURES}")
-    for name, signature in rows:
+    for name, signature in _signatures(signatures):
         if name not in keys:
             continue
         try:
@@ -263,6 +283,21 @@ def _verify(
             f"{len(good)} of the trusted keys {sorted(keys)} signed the bundle, "
             f"{threshold} must: it was altered, or the edge trusts other keys"
         )
+
+
+def _signatures(data: bytes) -> list[tuple[str, bytes]]:
+    """Pairs of key id and signature; nobody has vouched for them yet, so they are few and short."""
+    try:
+        rows = json.loads(data)
+        if len(rows) > MAX_SIGNATURES:
+            raise BundleError(f"the bundle has {len(rows)} signatures: at most {MAX_SIGNATURES}")
+        return [
+            (str(row["key_id"]), base64.b64decode(row["signature"], validate=True)) for row in rows
+        ]
+    except BundleError:
+        raise
+    except (KeyError, RecursionError, TypeError, ValueError) as error:
+        raise BundleError(f"the bundle's signatures cannot be read: {error!r}") from error
 
 
 def _read(row: Mapping[str, Any], tensors: Mapping[str, NDArray[np.float64]]) -> Bundle:

@@ -12,6 +12,7 @@ from learners.bundle import (
     MAGIC,
     MAX_BUNDLE_BYTES,
     MAX_SIGNATURES,
+    MAX_SIGNATURES_BYTES,
     Bundle,
     Golden,
     key_id,
@@ -181,7 +182,7 @@ def test_a_threshold_counts_keys_and_not_signatures(bundle):
         b'[{"key_id": "a"}]',
         b'[{"key_id": "a", "signature": "?"}]',
         b"\xff",
-        b"[" * 200_000,
+        b"[" * 10_000,
         canonical_json([{"key_id": key_id(TRUSTED[0]), "signature": "AAAA"}]),
         canonical_json([{"key_id": key_id(TRUSTED[0]), "signature": "AAAA"}] * 1000),
     ],
@@ -191,6 +192,55 @@ def test_signatures_that_can_not_be_read_are_refused(bundle, signatures):
     manifest, _, tensors = parts_of(seal(bundle, KEYS[:1]))
     with pytest.raises(BundleError):
         unseal(join(manifest, signatures, tensors), TRUSTED)
+
+
+def test_a_signatures_block_past_its_limit_is_refused_unread(bundle):
+    manifest, signatures, tensors = parts_of(seal(bundle, KEYS[:1]))
+    padded = signatures + b" " * (MAX_SIGNATURES_BYTES - len(signatures))
+    assert unseal(join(manifest, padded, tensors), TRUSTED).serial == 41
+    with pytest.raises(BundleError, match="signatures is cut short or too long"):
+        unseal(join(manifest, padded + b" ", tensors), TRUSTED)
+
+
+def test_signatures_are_counted_before_they_are_decoded(bundle):
+    manifest, _, tensors = parts_of(seal(bundle, KEYS[:1]))
+    rows = [{"key_id": "a", "signature": "no base64"}] * (MAX_SIGNATURES + 1)
+    with pytest.raises(BundleError, match="33 signatures: at most 32"):
+        unseal(join(manifest, canonical_json(rows), tensors), TRUSTED)
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ((), "guards"),
+        (("scorer",), r"scorer\.guards"),
+        (("scorer", "exploration"), r"scorer\.exploration\.guards"),
+        (("arms", 1), r"arms\.guards"),
+        (("features", 0), r"features\.guards"),
+        (("golden", 0), r"golden\.guards"),
+    ],
+)
+def test_what_this_edge_does_not_understand_of_a_signed_manifest_is_refused(bundle, place, said):
+    manifest, _, tensors = parts_of(seal(bundle, KEYS[:1]))
+    row = json.loads(manifest)
+    at = row
+    for step in place:
+        at = at[step]
+    at["guards"] = {"max_share": 0.5}
+    with pytest.raises(BundleError, match=f"{said} is not known: upgrade the edge"):
+        unseal(resign(canonical_json(row), tensors), TRUSTED)
+
+
+def test_a_signed_number_that_overflows_is_refused(bundle):
+    manifest, _, tensors = parts_of(seal(bundle, KEYS[:1]))
+    with pytest.raises(BundleError, match="OverflowError"):
+        unseal(resign(manifest.replace(b'"version":17', b'"version":1e999'), tensors), TRUSTED)
+
+
+def test_a_signed_manifest_too_deep_to_read_is_refused(bundle):
+    _, _, tensors = parts_of(seal(bundle, KEYS[:1]))
+    with pytest.raises(BundleError, match="RecursionError"):
+        unseal(resign(b'{"golden":' + b"[" * 100_000 + b"]" * 100_000 + b"}", tensors), TRUSTED)
 
 
 @pytest.mark.parametrize(
@@ -205,6 +255,7 @@ def test_signatures_that_can_not_be_read_are_refused(bundle, signatures):
         {"issued_at": "2026-11-21T12:00:00"},
         {"scorer": {"kind": "linear_ucb"}},
         {"golden": 3},
+        {"arms": ["small"]},
     ],
     ids=lambda change: next(iter(change)),
 )
