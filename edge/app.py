@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from time import monotonic
 from typing import Any, Never
 
 import aiohttp
@@ -35,6 +36,7 @@ from learners.ids import ENTROPY_BYTES, uuid7
 UPSTREAM_KEEPALIVE_S = 4.0
 DRAIN_S = 5.0
 RESTART_S = 1.0
+MAX_RESTART_S = 60.0
 Job = Callable[[], Coroutine[Any, Any, Never]]
 log = structlog.get_logger()
 
@@ -207,7 +209,10 @@ async def _background(parts: Parts) -> AsyncIterator[None]:
         "sync": parts.ledger.keep_synced,
         **{f"pull {puller.policy}": puller.run for puller in parts.pullers},
     }
-    tasks = [asyncio.create_task(_again(job, name)) for name, job in jobs.items()]
+    tasks = [
+        asyncio.create_task(again(job, name, Backoff(RESTART_S, MAX_RESTART_S)))
+        for name, job in jobs.items()
+    ]
     try:
         yield
     finally:
@@ -216,14 +221,20 @@ async def _background(parts: Parts) -> AsyncIterator[None]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _again(job: Job, name: str) -> Never:
-    """A job that dies of a bug or a bad disk is no reason to stop serving: it is begun again."""
+async def again(job: Job, name: str, backoff: Backoff) -> Never:
+    """A job that dies of a bug or a bad disk is no reason to stop serving: it is begun again.
+
+    One that dies over and over waits longer each time; one that lived for long begins afresh.
+    """
     while True:
+        started = monotonic()
         try:
             await job()
         except Exception:
             log.exception("edge.job_died", job=name)
-        await asyncio.sleep(RESTART_S)
+        if monotonic() - started > MAX_RESTART_S:
+            backoff.reset()
+        await asyncio.sleep(backoff.next())
 
 
 async def _drain(parts: Parts) -> None:

@@ -19,7 +19,8 @@ _PATHS: dict[Kind, str] = {
     "decision": "/v1/decisions:batch",
     "outcome": "/v1/outcomes:batch",
 }
-_FINAL = {400, 413}
+# The same bytes would be refused again; were they kept, nothing behind them would ever leave.
+_FINAL = {400, 413, 415, 422}
 _TIMEOUT_S = 30.0
 _GZIP_LEVEL = 3
 _MAX_ANSWER_BYTES = 4 * 1024 * 1024

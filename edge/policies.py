@@ -50,7 +50,11 @@ class Policies:
         every = [arm for one in bundles.values() for arm in one.arms]
         self._arms = {arm.model: arm for arm in every} | {arm.name: arm for arm in every}
         self._bundles = bundles
-        self.nacks.pop(bundle.policy, None)
+        self.settle(bundle.policy)
+
+    def settle(self, policy: str) -> bool:
+        """Forget what was refused; True when there was something."""
+        return self.nacks.pop(policy, None) is not None
 
     def bundle(self, policy: str) -> Bundle:
         """The bundle to decide with.

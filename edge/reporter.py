@@ -53,7 +53,10 @@ class Reporter:
 
     def lag_s(self) -> float:
         """Age of the oldest line that waits, 0 when none does."""
-        batch = self._spool.peek(max_lines=1, max_bytes=MAX_BYTES)
+        try:
+            batch = self._spool.peek(max_lines=1, max_bytes=MAX_BYTES)
+        except OSError:  # the upload meets it too, and says so; a probe goes on
+            return 0.0
         if batch is None or not batch.lines:
             return 0.0
         try:
@@ -83,7 +86,7 @@ class Reporter:
         try:
             while await self.step():
                 pass
-        except ControlPlaneError as error:
+        except (ControlPlaneError, OSError) as error:
             log.warning("upload.left_on_disk", lines=self._spool.depth, error=str(error))
 
     async def step(self) -> bool:

@@ -11,6 +11,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pydantic import AnyHttpUrl, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from learners.bundle import MAX_BUNDLE_BYTES
+
 MIB = 2**20
 _POLICY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -46,7 +48,7 @@ class Settings(BaseSettings):
     max_requests: int = Field(1024, ge=1)
     max_body_bytes: int = Field(16 * MIB, ge=1024)
     max_answer_bytes: int = Field(64 * MIB, ge=1024)
-    max_bundle_bytes: int = Field(32 * MIB, ge=1024, le=64 * MIB)
+    max_bundle_bytes: int = Field(MAX_BUNDLE_BYTES, ge=1024, le=MAX_BUNDLE_BYTES)
     max_spool_bytes: int = Field(1024 * MIB, ge=64 * 1024)
     connect_timeout_s: float = Field(5.0, gt=0)
     silence_timeout_s: float = Field(120.0, gt=0)

@@ -2,13 +2,16 @@ import asyncio
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import Never
 
 import numpy as np
 import pytest
 
+from edge import puller
+from edge.app import again
 from edge.backoff import Backoff
 from edge.shelf import Kept, Shelf
-from learners.bundle import Golden, seal
+from learners.bundle import MAX_BUNDLE_BYTES, Golden, seal
 from learners.features import Schema
 from tests.edge.doubles import (
     ARMS,
@@ -19,6 +22,7 @@ from tests.edge.doubles import (
     eventually,
     make_bundle,
     replaced,
+    settings,
 )
 
 ASK = {"policy": "chat", "context": {}}
@@ -67,6 +71,11 @@ def impossible_golden() -> bytes:
     return signed(golden=(Golden({}, ("nobody",), (1.0,)),))
 
 
+def no_number_golden() -> bytes:
+    # Signed, and of the right form but for its numbers: no error of ours, a TypeError of numpy's.
+    return signed(golden=(Golden({}, ARMS, (None, None, None)),))  # type: ignore[arg-type]
+
+
 def expired() -> bytes:
     return seal(make_bundle(serial=6, expires_in=timedelta(seconds=-1)), [KEY])
 
@@ -79,6 +88,8 @@ REFUSED = {
     "no bundle": (b"<html>", "not a bundle"),
     "failing its golden vector": (wrong_golden(), "golden vector 0 is off"),
     "with a golden vector of no arm": (impossible_golden(), "golden vector"),
+    "with a golden vector of no numbers": (no_number_golden(), "cannot be examined"),
+    "without golden vectors": (signed(golden=()), "no golden vector"),
     "expired": (expired(), "expired at"),
     "of an older serial": (seal(make_bundle(serial=4), [KEY]), "does not rise above 5"),
     "of the same serial": (
@@ -214,6 +225,70 @@ def test_a_bundle_that_is_known_already_is_no_refusal(tmp_path):
     run(scenario())
 
 
+def test_going_back_to_the_bundle_that_serves_settles_a_refusal(tmp_path):
+    async def scenario():
+        async with serving(tmp_path) as (plane, client):
+            good, etag = plane.sealed["chat"]
+            plane.publish_bytes("chat", b"<html>", "6-bad")
+            await eventually(lambda: plane.statuses[-1]["nack"])
+            plane.publish_bytes("chat", good, etag.strip('"'))
+            await eventually(lambda: plane.statuses[-1]["nack"] == [])
+            assert await served_serial(client) == 5
+            asked = plane.bundle_requests
+            await asyncio.sleep(0.3)
+            assert plane.bundle_requests - asked <= 2, "what is served is not asked for in a loop"
+
+    run(scenario())
+
+
+def test_a_refusal_is_settled_by_the_control_planes_no_news_of_what_serves(tmp_path, monkeypatch):
+    monkeypatch.setattr(puller, "REFUSED_FOR_S", 0.0)  # so that the bundle that serves is named
+
+    async def scenario():
+        async with serving(tmp_path, poll_wait_s=0) as (plane, _):
+            good = plane.sealed["chat"]
+            plane.publish_bytes("chat", b"<html>", "6-bad")
+            await eventually(lambda: plane.statuses[-1]["nack"])
+            plane.sealed["chat"] = good
+            await eventually(lambda: plane.statuses[-1]["nack"] == [])
+
+    run(scenario())
+
+
+def test_a_bundle_that_cannot_be_examined_on_the_disk_does_not_stop_the_edge(tmp_path, unused_port):
+    Shelf(tmp_path / "bundles").keep("chat", no_number_golden(), etag=None, serial=6)
+
+    async def scenario():
+        async with edge(f"http://127.0.0.1:{unused_port}", tmp_path) as client:
+            assert (await client.get("/healthz"))[0] == 200
+            assert (await client.post("/v1/decide", ASK))[0] == 503
+
+    run(scenario())
+
+
+def test_an_edge_takes_every_bundle_that_can_be_sealed():
+    found = settings("http://127.0.0.1", Path("unused"))
+    assert found.max_bundle_bytes == MAX_BUNDLE_BYTES
+
+
+def test_a_job_that_dies_again_and_again_waits_longer_each_time(monkeypatch):
+    delays: list[float] = []
+
+    async def note(delay: float) -> None:
+        delays.append(delay)
+        if len(delays) == 10:
+            raise asyncio.CancelledError
+
+    async def die() -> Never:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(asyncio, "sleep", note)
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(again(die, "pull chat", Backoff(1.0, 60.0)))
+    for delay, longest in zip(delays, [1, 2, 4, 8, 16, 32, 60, 60, 60, 60], strict=True):
+        assert longest / 2 <= delay <= longest
+
+
 def test_one_policy_without_a_bundle_does_not_stop_another(tmp_path):
     async def scenario():
         async with control_plane() as plane:
@@ -236,10 +311,12 @@ def test_a_schema_of_other_features_gives_zeros_for_what_a_chat_does_not_have(tm
 
     async def scenario():
         async with control_plane() as plane:
-            bundle = make_bundle(golden=False)
+            bundle = make_bundle()
             weights = np.ones((3, schema.dimension))
             scorer = type(bundle.scorer)(ARMS, weights, bundle.scorer.exploration)
-            plane.publish(replaced(bundle, schema=schema, scorer=scorer))
+            odd = replaced(bundle, schema=schema, scorer=scorer, golden=())
+            even = tuple(odd.distribution({}, ARMS).tolist())
+            plane.publish(replaced(odd, golden=(Golden({}, ARMS, even),)))
             async with edge(plane.url, tmp_path) as client:
                 await client.ready()
                 status, _ = await client.post("/v1/decide", {"policy": "chat", "input": "hello"})

@@ -2,6 +2,8 @@ import asyncio
 import json
 from contextlib import asynccontextmanager
 
+import pytest
+
 from edge.app import new_id, now
 from edge.spool import Spool
 from tests.edge.doubles import control_plane, edge, eventually, make_bundle
@@ -96,6 +98,62 @@ def test_a_line_that_spoils_its_batch_is_set_aside_and_the_others_arrive(tmp_pat
             await eventually(counted)
         kept = (tmp_path / "spool" / "refused.log").read_text().splitlines()
         assert [json.loads(row)["decision"]["decision_id"] for row in kept] == [bad]
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("status", [400, 413, 415, 422])
+def test_what_would_be_refused_again_does_not_block_what_comes_later(tmp_path, status):
+    async def scenario():
+        async with ready(tmp_path) as (plane, client):
+            plane.refuse_with = status
+            await decide(client, 2)
+            line = 'pointsman_edge_dropped_total{kind="decision",reason="refused"} 2.0'
+
+            async def dropped():
+                return line in (await client.get("/metrics"))[1]
+
+            await eventually(dropped)
+            plane.refuse_with = None
+            wanted = await decide(client, 1)
+            await eventually(lambda: ids(plane) == wanted)
+
+    run(scenario())
+
+
+def test_a_segment_removed_by_hand_is_counted_and_the_upload_goes_on(tmp_path):
+    async def scenario():
+        async with ready(tmp_path) as (plane, client):
+            plane.refuse_with = 503
+            await decide(client, 3)
+            for path in (tmp_path / "spool").glob("*.ndjson"):
+                path.unlink()
+            status, scraped = await client.get("/metrics")
+            assert (status, "pointsman_edge_upload_lag_seconds" in scraped) == (200, True)
+            line = 'pointsman_edge_dropped_total{kind="unknown",reason="damaged"} 3.0'
+
+            async def dropped():
+                return line in (await client.get("/metrics"))[1]
+
+            await eventually(dropped)
+            plane.refuse_with = None
+            wanted = await decide(client, 2)
+            await eventually(lambda: ids(plane) == wanted)
+
+    run(scenario())
+
+
+def test_a_spool_that_cannot_be_read_breaks_neither_metrics_nor_status(tmp_path):
+    async def scenario():
+        async with ready(tmp_path) as (plane, client):
+            plane.refuse_with = 503
+            await decide(client, 1)
+            (segment,) = (tmp_path / "spool").glob("*.ndjson")
+            segment.unlink()
+            segment.mkdir()
+            assert (await client.get("/metrics"))[0] == 200
+            told = len(plane.statuses)
+            await eventually(lambda: len(plane.statuses) > told + 1)
 
     run(scenario())
 
