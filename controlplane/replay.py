@@ -28,6 +28,7 @@ from controlplane.replay_loop import (
     replay,
 )
 from controlplane.simulation import tables
+from controlplane.threads import one_thread
 from learners import catalogue
 from learners.errors import LearnersError
 
@@ -131,7 +132,8 @@ def main(argv: Sequence[str]) -> int:
         train, test, facts = _read(options)
         course = prepare(train, test, options.reward)
         looped = time.perf_counter()
-        runs = replay(plan, course)
+        with one_thread():
+            runs = replay(plan, course)
         loop_s = time.perf_counter() - looped
         found = report(plan, course, runs, options.reward)
     except (ReplayError, tables.TableError, LearnersError, OSError) as error:

@@ -15,6 +15,7 @@ from controlplane.errors import SettingsError
 from controlplane.publishing import Publisher
 from controlplane.settings import Settings
 from controlplane.signing import load_keys
+from controlplane.threads import one_thread
 from storage import work
 from storage.engine import connect
 from storage.work import Due
@@ -80,7 +81,8 @@ def do(policy_id: str, kind: str) -> None:
     own, due = means(), Due(UUID(policy_id), kind)
     with work.lease(own.engine, due, own.owner, datetime.now(UTC)) as held:
         if held:
-            agenda.perform(own.engine, own.publisher, due)
+            with one_thread():
+                agenda.perform(own.engine, own.publisher, due)
             log.debug("work.done", policy_id=policy_id, kind=kind)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from controlplane.replay import DEFAULT_REWARD, main
 from controlplane.replay_baselines import best_fixed, compare, judge
@@ -22,6 +23,7 @@ from controlplane.replay_loop import (
 )
 from controlplane.simulation.tables import read_table, split
 from learners import catalogue
+from learners.contract import Learner
 
 ARMS = ("cheap", "dear", "poor")
 COSTS = {"cheap": 0.001, "dear": 0.01, "poor": 0.0005}
@@ -301,3 +303,19 @@ def test_on_a_real_table_linucb_is_not_below_the_best_fixed_arm(capsys):
     best = found["baselines"]["best_fixed"]["test_reward"]
     assert found["test_reward"]["mean"] > best
     assert found["baselines"]["random"]["test_reward"] < best
+
+
+def test_a_replay_trains_on_one_thread(tmp_path, monkeypatch, capsys):
+    queries, outcomes = write_table(tmp_path, n=40)
+    seen: list[int] = []
+
+    def load(name: str) -> Learner:
+        seen.extend(row["num_threads"] for row in threadpool_info() if row["user_api"] == "blas")
+        return real(name)
+
+    real = catalogue.load
+    monkeypatch.setattr(catalogue, "load", load)
+    given = ["--queries", queries, "--outcomes", outcomes, "--learner", "linucb", "--seeds", "1"]
+    with threadpool_limits(2, "blas"):
+        assert main(given) == 0, capsys.readouterr().err
+    assert set(seen) == {1}

@@ -5,8 +5,12 @@ import signal
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 
+import pytest
 import redis
+import sqlalchemy as sa
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from controlplane import agenda
 from controlplane.processes import Process
@@ -14,6 +18,7 @@ from storage import versions, work
 from storage.embedded import redis_client_url
 from storage.work import Due
 from tests.workers.conftest import Log
+from workers import tasks
 
 Start = Callable[..., Process]
 
@@ -39,8 +44,8 @@ def test_a_tick_finds_joins_and_then_a_round_and_the_better_version_is_published
 def test_work_that_is_done_is_not_found_again(log: Log) -> None:
     log.grow(10)
     with log.engine.begin() as connection:
-        assert agenda.find(connection, datetime.now(UTC)) == [Due(log.policy, agenda.JOIN)]
-    with work.lease(log.engine, Due(log.policy, agenda.JOIN), "test", datetime.now(UTC)):
+        assert agenda.find(connection, datetime.now(UTC)) == [Due(log.policy, work.JOIN)]
+    with work.lease(log.engine, Due(log.policy, work.JOIN), "test", datetime.now(UTC)):
         agenda.settle(log.engine, log.policy, datetime.now(UTC))
     with log.engine.begin() as connection:
         assert agenda.find(connection, datetime.now(UTC)) == []
@@ -76,6 +81,27 @@ def test_an_emptied_redis_delays_the_work_by_seconds(log: Log, run: Start, redis
     with redis.Redis.from_url(redis_client_url(redis_url)) as client:
         client.flushall()
     until(lambda: log.scalar("SELECT count(*) FROM interactions") == 100, 20)
+
+
+def test_work_is_done_on_one_thread(
+    log: Log, database_url: str, short_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POINTSMAN_DATABASE_URL", database_url)
+    monkeypatch.setenv("POINTSMAN_DATA_DIR", str(short_path))
+    monkeypatch.setattr(tasks._Process, "means", None)
+    log.grow(10)
+    seen: list[int] = []
+
+    def look(_: sa.Connection) -> None:
+        seen.extend(row["num_threads"] for row in threadpool_info() if row["user_api"] == "blas")
+
+    engine = tasks.means().engine
+    sa.event.listen(engine, "begin", look)
+    with threadpool_limits(2, "blas"):
+        tasks.do(str(log.policy), work.JOIN)
+    engine.dispose()
+    assert log.scalar("SELECT count(*) FROM interactions") == 10
+    assert 1 in seen
 
 
 def until(condition: Callable[[], bool], timeout_s: float) -> None:
