@@ -17,13 +17,14 @@ from edge.backoff import Backoff
 from edge.control_plane import ControlPlane
 from edge.decide import Decider
 from edge.errors import as_problems
-from edge.guards import ClientKeys, Gate
+from edge.guards import Bodies, ClientKeys, Gate
 from edge.ledger import Ledger
 from edge.metrics import Metrics
 from edge.policies import Policies
 from edge.probes import Probes
 from edge.proxy import Proxy
 from edge.puller import Puller
+from edge.relay import Relay
 from edge.reporter import Reporter
 from edge.settings import Settings, public_key
 from edge.shelf import Shelf
@@ -147,15 +148,22 @@ def application(parts: Parts) -> web.Application:
     settings = parts.settings
     keys = ClientKeys([key.get_secret_value() for key in settings.client_keys])
     gate = Gate(settings.max_requests, parts.metrics)
+    bodies = Bodies(settings.body_timeout_s)
     app = web.Application(
-        middlewares=[as_problems, keys.check, gate.count],
+        middlewares=[as_problems, keys.check, gate.count, bodies.read],
         client_max_size=settings.max_body_bytes,
     )
     decider = Decider(parts.policies, parts.ledger, now=now, new_id=new_id)
+    relay = Relay(
+        parts.upstream,
+        parts.metrics,
+        silence_s=settings.silence_timeout_s,
+        request_s=settings.request_timeout_s,
+    )
     proxy = Proxy(
         parts.policies,
         parts.ledger,
-        parts.upstream,
+        relay,
         parts.metrics,
         retries=settings.retries,
         now=now,

@@ -2,6 +2,7 @@
 
 import random
 
+MAX_RETRY_AFTER_S = 300.0
 _MAX_DOUBLINGS = 16
 
 
@@ -23,3 +24,10 @@ class Backoff:
     def reset(self) -> None:
         """Begin again at the lowest delay."""
         self._failures = 0
+
+
+def read_retry_after(text: str | None) -> float | None:
+    """Seconds of a ``Retry-After``; its form with a date is not read."""
+    if text is None or not (text.isascii() and text.isdecimal()):
+        return None
+    return min(float(text), MAX_RETRY_AFTER_S)

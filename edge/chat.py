@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from edge.errors import ProblemError, invalid
+from edge.errors import invalid, not_json
 from edge.ledger import check_id
 
 ROUTE = "route/"
@@ -48,8 +48,8 @@ def read_chat(body: bytes, headers: Mapping[str, str]) -> Chat:
         model = msgspec.json.decode(fields.get("model", b"null"))
         messages = msgspec.json.decode(fields.get("messages", b"null"))
         stream = msgspec.json.decode(fields.get("stream", b"false"))
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ProblemError(400, "not_json", f"the body is no JSON object: {error}") from error
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise not_json(error) from error
     if not isinstance(model, str) or not 0 < len(model) <= _MAX_MODEL:
         raise invalid("model", model, "give route/<policy> or a model's name")
     if not isinstance(messages, list) or not messages:

@@ -12,6 +12,7 @@ from urllib.parse import quote
 import aiohttp
 import msgspec
 
+from edge.backoff import read_retry_after
 from edge.errors import ControlPlaneError, TooLargeError
 from edge.spool import Kind
 
@@ -25,7 +26,6 @@ _TIMEOUT_S = 30.0
 _GZIP_LEVEL = 3
 _MAX_ANSWER_BYTES = 4 * 1024 * 1024
 _MAX_DETAIL = 300
-_MAX_RETRY_AFTER_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,15 +132,8 @@ async def _check(response: aiohttp.ClientResponse) -> None:
         f"{response.method} {response.url.path}: {response.status} {detail}",
         final=response.status in _FINAL,
         missing=response.status == 404,
-        retry_after_s=_retry_after(response.headers.get("Retry-After")),
+        retry_after_s=read_retry_after(response.headers.get("Retry-After")),
     )
-
-
-def _retry_after(text: str | None) -> float | None:
-    """Seconds; the form with a date is not read, and the back-off stands in for it."""
-    if text is None or not text.isdecimal():
-        return None
-    return min(float(text), _MAX_RETRY_AFTER_S)
 
 
 async def _bounded(response: aiohttp.ClientResponse, limit: int, name: str) -> bytes:

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from edge.errors import ProblemError, invalid
+from edge.errors import ProblemError, invalid, not_json
 from edge.ledger import Answered, Ledger, check_id, reward_deadline
 from edge.policies import Policies
 from edge.router import Decision, NoArmError, decide, eligible_arms
@@ -119,8 +119,8 @@ def read_asked(body: bytes) -> Asked:
         )
     try:
         raw = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ProblemError(400, "not_json", f"the body is not JSON: {error}") from error
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise not_json(error) from error
     try:
         asked = msgspec.convert(raw, Asked)
     except msgspec.ValidationError as error:
@@ -169,7 +169,10 @@ def _check_time(decision_id: str | None, now: datetime) -> None:
 
 def _seen(asked: Asked) -> bytes:
     """What tells one question from another, whatever the order of its keys."""
-    return hashlib.sha256(msgspec.json.encode(asked, order="deterministic")).digest()
+    try:
+        return hashlib.sha256(msgspec.json.encode(asked, order="deterministic")).digest()
+    except RecursionError as error:  # read, but by a hair
+        raise not_json(error) from error
 
 
 def read_context(asked: Asked) -> Context:

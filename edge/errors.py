@@ -4,7 +4,7 @@ Each body also carries ``error {message, type, code, param}``, an extension memb
 because OpenAI's clients look there.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -25,12 +25,24 @@ class SpoolError(EdgeError):
 
 
 class UpstreamError(EdgeError):
-    """An arm failed before it had answered; ``reason`` is a short word for the metrics."""
+    """An arm failed before it had answered; ``reason`` is a short word for the metrics.
 
-    def __init__(self, reason: str, detail: str) -> None:
-        """Keep the reason beside the message."""
+    ``status`` is what it answered, if it did, and ``retry_after_s`` its wish, if it has one.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        detail: str,
+        *,
+        status: int | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        """Keep what the arm said beside the message."""
         super().__init__(detail)
         self.reason = reason
+        self.status = status
+        self.retry_after_s = retry_after_s
 
 
 class ControlPlaneError(EdgeError):
@@ -73,19 +85,20 @@ class ProblemError(EdgeError):
         detail: str,
         *,
         retry_after_s: int | None = None,
+        headers: Mapping[str, str] | None = None,
         **members: Any,
     ) -> None:
-        """``members`` are field, value and remedy."""
+        """``members`` are field, value and remedy; ``headers`` go out with the answer."""
         super().__init__(detail)
         self.status = status
         self.code = code
         self.retry_after_s = retry_after_s
+        self.headers = headers or {}
         self.members = members
 
     def response(self) -> web.Response:
         """The answer that says it."""
         detail = str(self)
-        kind = "server_error" if self.status >= 500 else "invalid_request_error"
         body = {
             "type": f"urn:pointsman:{self.code}",
             "title": HTTPStatus(self.status).phrase,
@@ -94,27 +107,48 @@ class ProblemError(EdgeError):
             **self.members,
             "error": {
                 "message": detail,
-                "type": kind,
+                "type": _kind(self.status),
                 "code": self.code,
                 "param": self.members.get("field"),
             },
         }
-        headers = {}
+        headers = dict(self.headers)
         if self.retry_after_s is not None:
             headers["Retry-After"] = str(self.retry_after_s)
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
-        return web.Response(
+        response = web.Response(
             status=self.status,
             body=msgspec.json.encode(body),
             content_type="application/problem+json",
             headers=headers,
         )
+        if self.status == 408:  # what is left of the body may never come
+            response.force_close()
+        return response
+
+
+def _kind(status: int) -> str:
+    if status == 429:
+        return "rate_limit_error"
+    return "server_error" if status >= 500 else "invalid_request_error"
+
+
+def not_json(error: Exception) -> ProblemError:
+    """400: a body cannot be read, if only because it is nested too deeply."""
+    if isinstance(error, RecursionError):
+        return ProblemError(
+            400, "not_json", "the body is nested too deeply", remedy="send flatter JSON"
+        )
+    return ProblemError(400, "not_json", f"the body is not the JSON that is asked for: {error}")
 
 
 def invalid(field: str, value: object, remedy: str) -> ProblemError:
     """422: one field of a request cannot be taken."""
-    shown = repr(value)
+    try:
+        shown = repr(value)
+    except RecursionError:
+        shown = f"a deeply nested {type(value).__name__}"
     if len(shown) > MAX_SHOWN:
         shown = f"{shown[:MAX_SHOWN]}…"
     return ProblemError(

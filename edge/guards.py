@@ -1,5 +1,6 @@
-"""Who may ask, and how many at once."""
+"""Who may ask, how many at once, and how slowly."""
 
+import asyncio
 import hashlib
 import hmac
 from collections.abc import Sequence
@@ -42,6 +43,30 @@ class ClientKeys:
 
 def _digest(key: str) -> bytes:
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+
+
+class Bodies:
+    """Reads a request's body before its handler asks: slow senders hold a place for so long."""
+
+    def __init__(self, within_s: float) -> None:
+        """``within_s`` is for the whole body."""
+        self._within_s = within_s
+
+    @web.middleware
+    async def read(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Refuse a body that does not arrive in time (408)."""
+        if request.can_read_body and request.path not in OPEN_PATHS:
+            try:
+                async with asyncio.timeout(self._within_s):
+                    await request.read()  # which the request keeps
+            except TimeoutError as error:
+                raise ProblemError(
+                    408,
+                    "body_timeout",
+                    f"the body did not arrive within {self._within_s:g} s",
+                    remedy="send it faster, or raise POINTSMAN_EDGE_BODY_TIMEOUT_S",
+                ) from error
+        return await handler(request)
 
 
 class Gate:

@@ -17,6 +17,7 @@ from edge.router import Decision
 from edge.spool import Kind, RefusedError, Spool
 
 MAX_RECENT = 20_000
+MAX_RECENT_BYTES = 64 * 1024 * 1024
 MAX_DEFERRED_BYTES = 64 * 1024 * 1024
 DEFERRED_S = 3600.0
 SYNC_INTERVAL_S = 0.1
@@ -51,6 +52,7 @@ class Ledger:
         self._suffix = b',"edge_id":%b}' % msgspec.json.encode(edge_id)
         self._encoder = msgspec.json.Encoder()
         self._recent: OrderedDict[str, Answered] = OrderedDict()
+        self._recent_bytes = 0
         self._deferred: OrderedDict[str, Held] = OrderedDict()
         self._held_bytes = 0
         self._quiet_until = 0.0
@@ -115,9 +117,16 @@ class Ledger:
 
     def remember(self, decision_id: str, answered: Answered) -> None:
         """Keep an answer for replays, forgetting the oldest."""
+        self._forget(decision_id)
         self._recent[decision_id] = answered
-        if len(self._recent) > MAX_RECENT:
-            self._recent.popitem(last=False)
+        self._recent_bytes += len(answered.answer)
+        while len(self._recent) > MAX_RECENT or self._recent_bytes > MAX_RECENT_BYTES:
+            self._forget(next(iter(self._recent)))
+
+    def _forget(self, decision_id: str) -> None:
+        answered = self._recent.pop(decision_id, None)
+        if answered is not None:
+            self._recent_bytes -= len(answered.answer)
 
     def defer(self, decision: Decision) -> None:
         """Hold a decision back until it is activated.
@@ -168,7 +177,7 @@ class Ledger:
             if held.until > now:
                 return
             self._release(decision_id)
-            self._recent.pop(decision_id, None)
+            self._forget(decision_id)
 
     def _release(self, decision_id: str) -> Held | None:
         held = self._deferred.pop(decision_id, None)

@@ -51,6 +51,7 @@ class Settings(BaseSettings):
     max_bundle_bytes: int = Field(MAX_BUNDLE_BYTES, ge=1024, le=MAX_BUNDLE_BYTES)
     max_spool_bytes: int = Field(1024 * MIB, ge=64 * 1024)
     connect_timeout_s: float = Field(5.0, gt=0)
+    body_timeout_s: float = Field(30.0, gt=0)
     silence_timeout_s: float = Field(120.0, gt=0)
     request_timeout_s: float = Field(600.0, gt=0)
     poll_wait_s: float = Field(30.0, ge=0, le=120)

@@ -6,11 +6,12 @@ from time import monotonic
 
 import aiohttp
 
+from edge.backoff import read_retry_after
 from edge.errors import UpstreamError
 from learners.records import Arm
 
 # 401, 403 and 404 speak of the edge's own key and model name there, never of the client's.
-FAILED = frozenset({401, 403, 404, 408, 429})
+_FAILED = frozenset({401, 403, 404, 408, 429})
 RESEND_WITHIN_S = 1.0
 _FORWARDED = ("Accept", "X-Request-Id", "Traceparent", "Tracestate", "Idempotency-Key")
 # Named in a bundle, so they could send this edge's own secrets to an arm.
@@ -28,8 +29,10 @@ class Upstream:
         self._environ = environ
         self._max_bytes = max_bytes
 
-    async def open(self, arm: Arm, body: bytes, given: Mapping[str, str]) -> aiohttp.ClientResponse:
-        """The arm's answer, its body not yet read.
+    async def open(
+        self, arm: Arm, body: bytes, given: Mapping[str, str], *, again: bool = False
+    ) -> aiohttp.ClientResponse:
+        """The arm's answer, its body not yet read; ``again`` says that another arm had failed.
 
         Raises:
             UpstreamError: There is none, or it says that the arm has failed.
@@ -37,15 +40,18 @@ class Upstream:
         if not arm.endpoint:
             raise UpstreamError("no_endpoint", f"arm {arm.name!r} has no endpoint")
         try:
-            response = await self._post(arm, body, self._headers(arm, given))
+            response = await self._post(arm, body, self._headers(arm, given, again=again))
         except TimeoutError as error:
             raise UpstreamError("timeout", f"arm {arm.name!r} did not answer in time") from error
         except (aiohttp.ClientError, ValueError) as error:
             raise UpstreamError("connection", f"arm {arm.name!r}: {error!r}") from error
-        if response.status in FAILED or response.status >= 500:
+        if _failed(response.status):
             response.close()
             raise UpstreamError(
-                f"status_{response.status}", f"arm {arm.name!r} answered {response.status}"
+                f"status_{response.status}",
+                f"arm {arm.name!r} answered {response.status}",
+                status=response.status,
+                retry_after_s=read_retry_after(response.headers.get("Retry-After")),
             )
         return response
 
@@ -62,9 +68,12 @@ class Upstream:
                 raise
         return await self._session.post(url, data=body, headers=headers, allow_redirects=False)
 
-    def _headers(self, arm: Arm, given: Mapping[str, str]) -> dict[str, str]:
+    def _headers(self, arm: Arm, given: Mapping[str, str], *, again: bool) -> dict[str, str]:
         # The client's own credential is for this edge, so it is not among those sent on.
         headers = {name: given[name] for name in _FORWARDED if name in given}
+        if again:
+            # Behind one gateway both arms' requests would be one to it, of two different bodies.
+            headers.pop("Idempotency-Key", None)
         headers["Content-Type"] = "application/json"
         headers["Accept-Encoding"] = "identity"
         if arm.api_key_env and not _PRIVATE.match(arm.api_key_env):
@@ -77,7 +86,7 @@ class Upstream:
         """The whole body.
 
         Raises:
-            UpstreamError: It breaks off, or is too large.
+            UpstreamError: It breaks off, is too large, or says that all is well and nothing else.
         """
         chunks, size = [], 0
         while chunk := await self.read_some(response, arm):
@@ -87,6 +96,8 @@ class Upstream:
                     "too_large", f"arm {arm.name!r} sent more than {self._max_bytes} bytes"
                 )
             chunks.append(chunk)
+        if not size:
+            check_not_empty(response, arm)
         return b"".join(chunks)
 
     async def read_some(self, response: aiohttp.ClientResponse, arm: Arm) -> bytes:
@@ -101,3 +112,18 @@ class Upstream:
             raise UpstreamError("timeout", f"arm {arm.name!r} fell silent") from error
         except aiohttp.ClientError as error:
             raise UpstreamError("broken", f"arm {arm.name!r} broke off: {error!r}") from error
+
+
+def check_not_empty(response: aiohttp.ClientResponse, arm: Arm) -> None:
+    """Refuse success without an answer.
+
+    Raises:
+        UpstreamError: The body, which is empty, should not be.
+    """
+    if response.status < 400:
+        raise UpstreamError("empty", f"arm {arm.name!r} sent nothing with a {response.status}")
+
+
+def _failed(status: int) -> bool:
+    # A redirect leads the client past the edge, to where it has no key and maybe no way.
+    return 300 <= status < 400 or status in _FAILED or status >= 500

@@ -7,6 +7,7 @@ usual servers) and the input tokens a quarter of the messages' characters: estim
 as such in ``pointsman_edge_estimated_total``.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
@@ -19,11 +20,15 @@ MAX_EVENT_BYTES = 1024 * 1024
 _MAX_ID = 256
 
 
+# Whole numbers beyond 2**53 are no floats, and no answer has as many tokens.
+Tokens = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+
+
 class Usage(msgspec.Struct, frozen=True):
     """``usage`` of an answer."""
 
-    prompt_tokens: Annotated[int, msgspec.Meta(ge=0)] = 0
-    completion_tokens: Annotated[int, msgspec.Meta(ge=0)] = 0
+    prompt_tokens: Tokens = 0
+    completion_tokens: Tokens = 0
 
 
 class Delta(msgspec.Struct, frozen=True):
@@ -58,6 +63,7 @@ class Part(msgspec.Struct, frozen=True):
     id: str | None = None
     usage: Usage | None = None
     choices: list[Choice] = []
+    error: Any = None
 
 
 _part = msgspec.json.Decoder(Part)
@@ -76,6 +82,8 @@ class Meter:
         self._first_token: float | None = None
         self.response_id: str | None = None
         self.error: int | None = None
+        self.told_error = False
+        """Whether the answer, whatever its status, says that it is an error."""
 
     def read_whole(self, body: bytes) -> None:
         """Read the body of an answer that is not streamed."""
@@ -102,13 +110,19 @@ class Meter:
             return False
         try:
             part = _part.decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
             return False  # not ours to judge: the client gets it as it came
         if part.id and len(part.id) <= _MAX_ID and part.id.isprintable():
             self.response_id = part.id
         if part.usage is not None:
             self._usage = part.usage
+        if part.error:
+            self.told_error = True
         return any(choice.delta for choice in part.choices)
+
+    def end(self, status: int) -> None:
+        """The answer has come to its end."""
+        self.error = int(status >= 400 or self.told_error)
 
     @property
     def estimated(self) -> bool:
@@ -126,7 +140,9 @@ class Meter:
         if usage is not None:
             found["input_tokens"] = usage.prompt_tokens
             found["output_tokens"] = usage.completion_tokens
-            found["cost_usd"] = cost_usd(usage, card)
+            cost = cost_usd(usage, card)
+            if math.isfinite(cost):
+                found["cost_usd"] = cost
         if self.error is not None:
             found["error"] = self.error
         return found

@@ -181,8 +181,12 @@ class Arms:
         body = json.loads(self.bodies[-1])
         self.models.append(body["model"])
         how = self.behaviour.get(body["model"].removesuffix("-model"), "good")
-        if how.isdecimal():
-            return web.json_response({"error": {"message": "no"}}, status=int(how))
+        status, _, retry_after = how.partition(" after ")
+        if status.isdecimal():
+            extra = {"Retry-After": retry_after} if retry_after else {}
+            return web.json_response(
+                {"error": {"message": "no"}}, status=int(status), headers=extra
+            )
         if how == "slow":
             await asyncio.sleep(0.5)
         if how == "hang":
@@ -192,8 +196,8 @@ class Arms:
                 self.cancelled.set()
         if body.get("stream"):
             return await _stream(request, body, how)
-        body_sent = ANSWER + b" " * 4096 if how == "large_answer" else ANSWER
-        return web.Response(body=body_sent, headers=ANSWER_HEADERS)
+        extra = ROUTED_HEADERS if how == "routed" else {}
+        return web.Response(body=ANSWERS.get(how, ANSWER), headers=ANSWER_HEADERS | extra)
 
 
 ANSWER = (
@@ -201,6 +205,17 @@ ANSWER = (
     b'[{"index":0,"message":{"role":"assistant","content":"Pari\\u0073"},"finish_reason":"stop"}],'
     b'"usage":{"prompt_tokens":10,"completion_tokens":20,"total_tokens":30},"own":1.0}'
 )
+FAILURE = b'{"error": {"message": "out of memory", "code": 500}}'
+ANSWERS = {
+    "large_answer": ANSWER + b" " * 4096,
+    "huge_answer": ANSWER + b" " * 24 * 2**20,
+    "empty": b"",
+    "told_error": FAILURE,
+    "absurd_usage": ANSWER.replace(b"20,", b"1" + b"0" * 400 + b","),
+    "deep": ANSWER.replace(b"1.0", b"[" * 100_000 + b"]" * 100_000),
+}
+# As an arm sends them that is an edge itself, or would like to be believed one.
+ROUTED_HEADERS = {"X-Route-Decision-Id": "another", "x-route-propensity": "1", "X-ROUTE-Odd": "1"}
 ANSWER_HEADERS = {"Content-Type": "application/json", "X-Provider": "yes", "Set-Cookie": "a=b"}
 
 
@@ -218,9 +233,17 @@ def stream_events(*, usage: bool, words: tuple[str, ...] = ("Pa", "ri", "s")) ->
 
 async def _stream(request: web.Request, body: dict[str, Any], how: str) -> web.StreamResponse:
     usage = bool((body.get("stream_options") or {}).get("include_usage"))
-    response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+    extra = ROUTED_HEADERS if how == "routed" else {}
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream"} | extra)
     await response.prepare(request)
     assert request.transport is not None
+    if how == "empty":
+        return response
+    if how == "told_error":
+        await response.write(b"data: %b\n\ndata: [DONE]\n\n" % FAILURE)
+        return response
+    while how == "flood":
+        await response.write(b"data: %b\n\n" % (b"x" * 60_000))
     if how == "break_at_once":
         request.transport.close()
         return response

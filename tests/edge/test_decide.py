@@ -176,6 +176,27 @@ def test_deferred_decisions_are_bounded_and_expire(tmp_path, monkeypatch):
     run(scenario())
 
 
+def test_remembered_answers_are_bounded_in_bytes_and_the_oldest_go_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(ledger, "MAX_RECENT_BYTES", 2000)  # some three answers
+
+    async def scenario():
+        async with ready(tmp_path) as (plane, client):
+            asks = [{**ASK, "decision_id": new_id(now())} for _ in range(10)]
+            first = [await client.post("/v1/decide", ask) for ask in asks]
+            plane.publish(make_bundle(policy="tools", serial=8, exploration=SOFT))
+            await eventually(lambda: plane.statuses[-1]["active"] == {"tools": 8})
+            # Those remembered are answered as by the bundle before.
+            again = [await client.post("/v1/decide", ask) for ask in reversed(asks)]
+            serials = [found["policy"]["serial"] for _, found in again]
+            assert serials[0] == 7
+            assert again[0] == first[-1]
+            kept = serials.count(7)
+            assert 1 <= kept < 5
+            assert serials == [7] * kept + [8] * (10 - kept)
+
+    run(scenario())
+
+
 @pytest.mark.parametrize(
     ("change", "field"),
     [

@@ -56,6 +56,33 @@ def test_a_body_of_another_form_leaves_the_tokens_unknown(body):
     assert meter.values(3.0, CARD, 100) == {"latency_s": 2.0}
 
 
+def test_more_tokens_than_a_number_holds_are_unknown():
+    meter = Meter(0.0)
+    meter.read_whole(b'{"usage":{"prompt_tokens":%d,"completion_tokens":1}}' % (2**53 + 1))
+    assert meter.values(1.0, CARD, 1) == {"latency_s": 1.0}
+    meter.read_whole(b'{"usage":{"prompt_tokens":%d,"completion_tokens":1}}' % 2**53)
+    values = meter.values(1.0, Card(1e308, 1e308), 1)
+    assert values["input_tokens"] == 2**53
+    assert "cost_usd" not in values
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "error"),
+    [
+        (b'{"error": {"message": "no"}}', 200, 1),
+        (b'{"error": "no"}', 200, 1),
+        (b'{"error": null, "choices": []}', 200, 0),
+        (b"{}", 200, 0),
+        (b"{}", 400, 1),
+    ],
+)
+def test_an_answer_is_an_error_by_its_status_or_by_what_it_says(body, status, error):
+    meter = Meter(0.0)
+    meter.feed(b"data: %b\n\n" % body, 1.0)
+    meter.end(status)
+    assert meter.error == error
+
+
 def test_an_event_without_end_is_given_up_and_not_kept():
     meter = Meter(0.0)
     for _ in range(3):
