@@ -48,8 +48,7 @@ def mint(
     unknown = [scope for scope in scopes if scope not in SCOPES]
     if unknown or not scopes:
         raise InvalidError("scopes", f"scopes {list(scopes)}: give some of {list(SCOPES)}")
-    standing = [k for k in projects.list_keys(connection, project_id, 1_000) if not k.revoked_at]
-    if len(standing) >= MAX_KEYS:
+    if projects.count_standing(connection, project_id) >= MAX_KEYS:
         raise InvalidError("name", f"the project has {MAX_KEYS} keys: revoke one first")
     prefix, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
     key = StoredKey(
@@ -97,8 +96,7 @@ def first_admin(connection: sa.Connection, now: datetime) -> Minted | None:
     project = projects.ensure_project(
         connection, uuid7(now, os.urandom(ENTROPY_BYTES)), DEFAULT_PROJECT, now
     )
-    standing = projects.list_keys(connection, project, 1_000)
-    if any("admin" in key.scopes and not key.revoked_at for key in standing):
+    if projects.count_standing(connection, project, scope="admin"):
         return None
     return mint(connection, project, name="first admin", scopes=("admin",), now=now)
 

@@ -10,13 +10,14 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from controlplane import keys
-from controlplane.errors import ControlPlaneError
+from controlplane.errors import ControlPlaneError, NotFoundError
 from controlplane.settings import Settings
 from controlplane.up import running_database
 from learners.ids import ENTROPY_BYTES, uuid7
 from storage import projects
 from storage.embedded import Embedded, EmbeddedError
 from storage.engine import connect
+from storage.migrate import SchemaError, require
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,8 +32,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _run(given, running)
         with Embedded(settings.data, redis=False) as services:
             return _run(given, services.database_url)
-    except (ControlPlaneError, EmbeddedError) as error:
+    except (ControlPlaneError, EmbeddedError, SchemaError) as error:
         print(f"pointsman keys: {error}", file=sys.stderr)
+        return 1
+    except sa.exc.OperationalError as error:
+        print(f"pointsman keys: the database does not answer: {error.orig}", file=sys.stderr)
         return 1
 
 
@@ -54,13 +58,23 @@ def _run(given: argparse.Namespace, url: str) -> int:
     now = datetime.now(UTC)
     try:
         with engine.begin() as connection:
-            project = projects.ensure_project(
-                connection, uuid7(now, os.urandom(ENTROPY_BYTES)), given.project, now
-            )
-            print(_perform(connection, given, project, now))
+            require(connection)
+            print(_perform(connection, given, _project(connection, given, now), now))
     finally:
         engine.dispose()
     return 0
+
+
+def _project(connection: sa.Connection, given: argparse.Namespace, now: datetime) -> UUID:
+    """The project; a first key makes it, where listing and revoking would only hide a typo."""
+    if given.command == "create":
+        return projects.ensure_project(
+            connection, uuid7(now, os.urandom(ENTROPY_BYTES)), given.project, now
+        )
+    found = projects.find_project(connection, given.project)
+    if found is None:
+        raise NotFoundError(f"project {given.project!r} does not exist: `create` makes one")
+    return found
 
 
 def _perform(

@@ -19,7 +19,7 @@ _LOCK = 0x706F696E74  # "point": one migration at a time, whoever starts it
 
 
 class SchemaError(RuntimeError):
-    """The database has tables of another application."""
+    """The database has tables of another application, or not those that this release needs."""
 
 
 def migrations_dir() -> Path:
@@ -79,6 +79,21 @@ def is_later(found: str | None) -> bool:
             "keeps its tables there; give Pointsman a database of its own"
         )
     return int(found) > int(newest)
+
+
+def require(connection: sa.Connection) -> None:
+    """Let pass a schema of this release or a later one.
+
+    Raises:
+        SchemaError: It is older, or there is none.
+    """
+    found = revision(connection)
+    if found != newest_revision() and not is_later(found):
+        raise SchemaError(
+            f"the database has {f'the schema {found}' if found else 'no tables yet'}, this release "
+            f"needs the schema {newest_revision()}: run `pointsman migrate` (`pointsman up` does "
+            "so by itself)"
+        )
 
 
 @cache

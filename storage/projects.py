@@ -35,6 +35,11 @@ def ensure_project(connection: sa.Connection, project_id: UUID, name: str, now: 
     return found
 
 
+def find_project(connection: sa.Connection, name: str) -> UUID | None:
+    """The project of that name."""
+    return connection.scalars(sa.select(projects.c.id).where(projects.c.name == name)).one_or_none()
+
+
 def add_key(connection: sa.Connection, key: StoredKey) -> None:
     """Store a new key."""
     connection.execute(
@@ -58,14 +63,28 @@ def find_key(connection: sa.Connection, prefix: str) -> StoredKey | None:
 
 
 def list_keys(connection: sa.Connection, project_id: UUID, limit: int = 100) -> list[StoredKey]:
-    """The project's keys, oldest first."""
-    rows = connection.execute(
-        sa.select(api_keys)
+    """The project's keys, oldest first; beyond the limit, the oldest revoked ones are left out."""
+    shown = (
+        sa.select(api_keys.c.id)
         .where(api_keys.c.project_id == project_id)
-        .order_by(api_keys.c.id)
+        .order_by(api_keys.c.revoked_at.is_not(None), api_keys.c.id.desc())
         .limit(limit)
     )
+    rows = connection.execute(
+        sa.select(api_keys).where(api_keys.c.id.in_(shown)).order_by(api_keys.c.id)
+    )
     return [_key(row) for row in rows]
+
+
+def count_standing(connection: sa.Connection, project_id: UUID, *, scope: str | None = None) -> int:
+    """How many of the project's keys are not revoked; with a scope, of those that have it."""
+    query = sa.select(sa.func.count()).where(
+        api_keys.c.project_id == project_id, api_keys.c.revoked_at.is_(None)
+    )
+    if scope is not None:
+        query = query.where(api_keys.c.scopes.contains([scope]))
+    found: int = connection.scalars(query).one()
+    return found
 
 
 def revoke_key(connection: sa.Connection, project_id: UUID, key_id: UUID, now: datetime) -> bool:

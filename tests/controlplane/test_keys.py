@@ -81,3 +81,29 @@ def test_the_first_admin_is_made_once_and_again_when_all_are_revoked(engine: sa.
         assert keys.first_admin(connection, NOW) is None
         keys.revoke(connection, first.key.project_id, first.key.id, NOW)
         assert keys.first_admin(connection, NOW) is not None
+
+
+def test_a_long_past_of_revoked_keys_hides_no_standing_one(engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        owner = project(connection, keys.DEFAULT_PROJECT)
+        connection.execute(
+            sa.text(
+                "INSERT INTO api_keys SELECT gen_random_uuid(), :owner, 'old', n::text, '', "
+                "ARRAY['read'], :now, :now FROM generate_series(1, 1200) n"
+            ),
+            {"owner": owner, "now": NOW},
+        )
+        # UUIDv7 keys sort behind all of those whose first digit is 0.
+        connection.exec_driver_sql(
+            "UPDATE api_keys SET id = overlay(id::text placing '0000' from 1 for 4)::uuid"
+        )
+        first = keys.first_admin(connection, NOW)
+        assert first is not None
+        assert keys.first_admin(connection, NOW) is None
+        for _ in range(keys.MAX_KEYS - 1):
+            keys.mint(connection, owner, name="x", scopes=["read"], now=NOW)
+        with pytest.raises(InvalidError, match="revoke one"):
+            keys.mint(connection, owner, name="x", scopes=["read"], now=NOW)
+        listed = projects.list_keys(connection, owner, 110)
+    assert sum(key.revoked_at is None for key in listed) == keys.MAX_KEYS
+    assert len(listed) == 110
