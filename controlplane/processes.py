@@ -28,12 +28,15 @@ class ProcessError(ControlPlaneError):
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A Python module with its arguments; it prints a JSON line with ``ready`` once it serves."""
+    """A Python module with its arguments; it prints a JSON line with ``ready`` once it serves.
+
+    ``environment`` comes over this process's own; None takes a variable away.
+    """
 
     name: str
     module: str
     args: tuple[str, ...] = ()
-    environment: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str | None] = field(default_factory=dict)
 
 
 class Process:
@@ -109,12 +112,16 @@ class Process:
         with self._out.open("wb") as out, self._log.open("ab") as log:
             return subprocess.Popen(
                 (*dying_with_this(signal.SIGTERM), *command),
-                env={**os.environ, "PYTHONUNBUFFERED": "1", **self.program.environment},
+                env=self._environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=log,
                 start_new_session=True,
             )
+
+    def _environment(self) -> dict[str, str]:
+        merged = {**os.environ, "PYTHONUNBUFFERED": "1", **self.program.environment}
+        return {name: value for name, value in merged.items() if value is not None}
 
     def _ready(self) -> dict[str, Any]:
         """The first whole line that says so, after whatever a library prints before it."""

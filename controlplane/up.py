@@ -19,7 +19,7 @@ from controlplane import keys
 from controlplane.errors import ControlPlaneError
 from controlplane.processes import Process, Program
 from controlplane.settings import Settings
-from controlplane.signing import load_keys, public_keys
+from controlplane.signing import agree, public_keys
 from learners.ids import ENTROPY_BYTES, uuid7
 from storage import projects
 from storage.embedded import Embedded, EmbeddedError
@@ -29,6 +29,8 @@ from storage.migrate import SchemaError, migrate
 EDGE_KEY_FILE = "edge.key"
 RUNNING_FILE = "running.json"
 """Says where the database is while it runs, for `pointsman keys` in another terminal."""
+NOT_FOR_EDGES = ("POINTSMAN_DATABASE_URL", "POINTSMAN_REDIS_URL", "POINTSMAN_SIGNING_KEYS")
+"""Secrets of the control plane: an edge meets the world, and works without them."""
 LOOK_S = 0.25
 
 
@@ -63,10 +65,8 @@ class Stack:
         settings.data.mkdir(parents=True, exist_ok=True)
         database, redis = self._services()
         migrate(database)
-        write_private(settings.data / RUNNING_FILE, json.dumps({"database_url": database}))
-        given = settings.signing_keys.get_secret_value() if settings.signing_keys else None
-        signers = load_keys(given, settings.data)
-        admin, edge_key = self._keys(database)
+        self._say_where(database)
+        trusted, admin, edge_key = self._keys(database)
         logs = settings.data / "logs"
         logs.mkdir(exist_ok=True)
         shared = {
@@ -84,9 +84,10 @@ class Stack:
                 "edge.cli",
                 (),
                 {
+                    **dict.fromkeys(NOT_FOR_EDGES),
                     "POINTSMAN_EDGE_CONTROL_PLANE_URL": api,
                     "POINTSMAN_EDGE_API_KEY": edge_key,
-                    "POINTSMAN_EDGE_TRUSTED_KEYS": public_keys(signers),
+                    "POINTSMAN_EDGE_TRUSTED_KEYS": trusted,
                     "POINTSMAN_EDGE_POLICIES": ",".join(self._policies),
                     "POINTSMAN_EDGE_DATA_DIR": str(settings.data / "edge"),
                     "POINTSMAN_EDGE_HOST": settings.host,
@@ -155,16 +156,26 @@ class Stack:
         self._embedded = embedded
         return database or found.database_url, redis or found.redis_url
 
-    def _keys(self, database: str) -> tuple[str | None, str]:
+    def _say_where(self, database: str) -> None:
+        """For the embedded database alone: a given URL holds a password, and is its giver's."""
+        path = self._settings.data / RUNNING_FILE
+        if self._settings.database_url is None:
+            write_private(path, json.dumps({"database_url": database}))
+        else:
+            path.unlink(missing_ok=True)
+
+    def _keys(self, database: str) -> tuple[str, str | None, str]:
+        """What edges trust, the admin key if it is new, and the edge's key."""
         engine = connect(database, pool_size=1)
         now = datetime.now(UTC)
         try:
+            signers = agree(self._settings, engine, now)
             with engine.begin() as connection:
                 first = keys.first_admin(connection, now)
                 edge_key = self._edge_key(connection, now)
         finally:
             engine.dispose()
-        return first.token if first else None, edge_key
+        return public_keys(signers), first.token if first else None, edge_key
 
     def _edge_key(self, connection: sa.Connection, now: datetime) -> str:
         """The edge's own key: kept in a file, made anew when that is gone or revoked."""

@@ -71,6 +71,8 @@ api_keys = sa.Table(
     sa.UniqueConstraint("prefix"),
 )
 
+signers = sa.Table("signers", metadata, _text("key_id", key=True), _time("created_at"))
+
 pools = sa.Table(
     "pools",
     metadata,
@@ -283,7 +285,7 @@ bundles = sa.Table(
     _count("serial", key=True),
     _count("version"),
     _text("digest"),
-    sa.Column("body", BYTEA, nullable=False),
+    sa.Column("body", BYTEA, nullable=True),
     _text("reason"),
     _time("issued_at"),
     _time("expires_at"),

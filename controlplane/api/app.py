@@ -6,7 +6,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import PackageNotFoundError, version
 from types import FrameType
 from uuid import UUID
@@ -95,7 +95,8 @@ def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT; says ``{"ready": true, "port": N}`` on stdout once it listens.
 
     Raises:
-        SettingsError: There is no database, or the address cannot be used.
+        SettingsError: There is no database, the address cannot be used, or the signing keys are
+            not those of the programs that publish already.
     """
     if settings.database_url is None:
         raise SettingsError(
@@ -103,10 +104,6 @@ def serve(settings: Settings) -> None:
             "brings its own"
         )
     logs.configure(settings.log_level)
-    given = settings.signing_keys.get_secret_value() if settings.signing_keys else None
-    publisher = Publisher(
-        signing.load_keys(given, settings.data), timedelta(seconds=settings.bundle_ttl_s)
-    )
     listening = _listen(settings)
     engine = connect(
         settings.database_url.get_secret_value(),
@@ -114,6 +111,8 @@ def serve(settings: Settings) -> None:
         application="pointsman-api",
     )
     try:
+        signers = signing.agree(settings, engine, datetime.now(UTC))
+        publisher = Publisher(signers, timedelta(seconds=settings.bundle_ttl_s))
         app = create_app(settings, engine, publisher)
         config = uvicorn.Config(
             app,

@@ -218,7 +218,7 @@ STATEMENTS = (
       serial BIGINT NOT NULL,
       version BIGINT NOT NULL,
       digest TEXT NOT NULL,
-      body BYTEA NOT NULL,
+      body BYTEA,
       reason TEXT NOT NULL,
       issued_at TIMESTAMP WITH TIME ZONE NOT NULL,
       expires_at TIMESTAMP WITH TIME ZONE NOT NULL,
@@ -302,6 +302,13 @@ STATEMENTS = (
     )
     """,
     """
+    CREATE TABLE signers (
+      key_id TEXT NOT NULL,
+      created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+      CONSTRAINT pk_signers PRIMARY KEY (key_id)
+    )
+    """,
+    """
     CREATE TABLE work (
       policy_id UUID NOT NULL,
       kind TEXT NOT NULL,
@@ -336,6 +343,7 @@ TABLES = (
     "metrics",
     "idempotency_keys",
     "edges",
+    "signers",
     "api_keys",
     "projects",
     "outcomes",

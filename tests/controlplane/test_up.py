@@ -1,5 +1,6 @@
 """`pointsman up` as a person runs it: one program, its banner, Ctrl-C."""
 
+import base64
 import os
 import re
 import signal
@@ -122,6 +123,28 @@ def test_a_program_that_dies_is_started_again(short_path: Path) -> None:
             except httpx.ConnectError:
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
+
+
+def test_a_given_database_is_not_written_down_and_the_edge_gets_none_of_the_secrets(
+    short_path: Path, database_url: str, redis_url: str
+) -> None:
+    seed = base64.b64encode(bytes([7] * 32)).decode()
+    secrets = {
+        "POINTSMAN_DATABASE_URL": database_url,
+        "POINTSMAN_REDIS_URL": redis_url,
+        "POINTSMAN_SIGNING_KEYS": seed,
+    }
+    with up(short_path, POINTSMAN_PORT="0", POINTSMAN_EDGE_PORT="0", **secrets) as running:
+        [edge] = listening_on(running.address("edge")[:-3])
+        environment = dict(environments())[edge]
+        assert "POINTSMAN_EDGE_API_KEY=pm_" in environment
+        for name, value in secrets.items():
+            assert name not in environment
+            assert value not in environment
+        files = [path for path in short_path.rglob("*") if path.is_file()]
+        assert "edge.key" in {path.name for path in files}
+        assert not [path for path in files if database_url.encode() in path.read_bytes()]
+        assert running.interrupt() == 0
 
 
 @pytest.mark.external

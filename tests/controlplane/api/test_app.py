@@ -145,3 +145,22 @@ def test_a_port_in_use_ends_it_with_a_remedy(tmp_path: Path) -> None:
     assert ended.returncode == 1
     assert f"port {port}" in ended.stderr
     assert "POINTSMAN_PORT" in ended.stderr
+
+
+def test_a_signing_key_that_edges_do_not_trust_ends_it_with_a_remedy(
+    database_url: str, engine: sa.Engine, tmp_path: Path
+) -> None:
+    with engine.begin() as connection:
+        others = signing.load_keys(None, tmp_path / "another host")
+        signing.register(connection, others, datetime.now(UTC))
+    ended = subprocess.run(
+        [sys.executable, "-m", "controlplane.api.app"],
+        env=environment(database_url, tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=START_S,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert "set POINTSMAN_SIGNING_KEYS to the same keys" in ended.stderr
+    assert "Traceback" not in ended.stderr
