@@ -20,6 +20,7 @@ import numpy as np
 from controlplane.replay_baselines import Value, compare
 from controlplane.replay_loop import (
     DEFAULT_REFRESH,
+    MAX_WITHOUT_COST,
     Course,
     Plan,
     ReplayError,
@@ -53,6 +54,7 @@ def report(plan: Plan, course: Course, runs: Sequence[Run], expression: str) -> 
         "refresh": plan.refresh,
         "reward": expression,
         "cost_ref": course.cost_ref,
+        "without_cost": course.without_cost,
         "online_reward": _spread([run.online_reward for run in runs], per_seed=True),
         "test_reward": _spread([run.test.test_reward for run in runs], per_seed=True),
         "test_score": _spread([run.test.test_score for run in runs]),
@@ -108,7 +110,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 _REWARD_HELP = (
     "linear in score, cost_usd, latency_s, input_tokens and output_tokens; default: "
     f"{DEFAULT_REWARD!r}. COST_REF is the mean cost of the arm with the best "
-    "mean score on the training side"
+    "mean score on the training side. Where costs are named, queries of which some arm's cost is "
+    f"blank are left out, up to {MAX_WITHOUT_COST:.0%}% of a side"
 )
 _PROBES_HELP = (
     "the first N queries are scored on all arms: the learner gets every arm's reward, and the "
@@ -229,7 +232,19 @@ def render(found: Mapping[str, Any]) -> str:
         f"online reward {online:.4f}; test reward +- {_cell(se)} over the seeds; "
         f"{found['interactions_per_s']:.0f} interactions/s, {found['wall_s']:.1f} s"
     )
-    return "\n".join([head, f"reward {found['reward']}", "", *lines, "", tail])
+    return "\n".join([head, f"reward {found['reward']}", "", *lines, "", *_omissions(found), tail])
+
+
+def _omissions(found: Mapping[str, Any]) -> list[str]:
+    """What a reader would otherwise take for known."""
+    lines = []
+    if found["dropped"]:
+        lines.append(f"{found['dropped']} queries left out: not every arm has answered them")
+    if found["without_cost"]:
+        lines.append(f"{found['without_cost']} queries left out: an arm's cost is blank")
+    elif found["blank_costs"]:
+        lines.append(f"{found['blank_costs']} blank costs, counted as 0 in the test cost")
+    return lines
 
 
 def _cell(value: float | None) -> str:

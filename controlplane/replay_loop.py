@@ -19,6 +19,8 @@ from learners.interactions import Interactions
 from learners.scorer import Scorer
 
 DEFAULT_REFRESH = 32
+MAX_WITHOUT_COST = 0.1
+"""Share of a side's queries that may lack a cost and be left out, where the reward needs costs."""
 MAX_SEEDS = 1000
 
 
@@ -71,6 +73,8 @@ class Course:
     train: Side
     test: Side
     cost_ref: float
+    without_cost: int = 0
+    """Queries left out because the reward needs costs and some arm's is blank."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,13 +90,23 @@ class Run:
 def prepare(train: tables.Table, test: tables.Table, expression: str) -> Course:
     """Encode both sides once for all seeds; schema and ``COST_REF`` come from the training side.
 
+    Where the reward needs costs, queries of which some arm's cost is blank are left out: counted
+    as free, an arm of unknown price would look like the cheapest.
+
     Raises:
-        ReplayError: A side has no queries, or the reward needs a ``COST_REF`` that is not there.
+        ReplayError: A side has no queries, too many lack a cost that the reward needs, or it needs
+            a ``COST_REF`` that is not there.
         RewardError: The reward does not parse, or names a column that the table lacks.
     """
     for name, side in (("training", train), ("test", test)):
         if len(side) == 0:
             raise ReplayError(f"the {name} side has no query with an outcome of every arm")
+    queries = len(train) + len(test)
+    if re.search(r"\b(cost_usd|COST_REF)\b", expression):
+        train, test = (
+            _with_costs(train, "training", expression),
+            _with_costs(test, "test", expression),
+        )
     best = int(train.scores.mean(axis=0).argmax())
     cost_ref = float(train.costs_usd[:, best].mean())
     if cost_ref == 0 and re.search(r"\bCOST_REF\b", expression):
@@ -108,7 +122,24 @@ def prepare(train: tables.Table, test: tables.Table, expression: str) -> Course:
         train=_encode(train, schema, reward),
         test=_encode(test, schema, reward),
         cost_ref=cost_ref,
+        without_cost=queries - len(train) - len(test),
     )
+
+
+def _with_costs(table: tables.Table, side: str, expression: str) -> tables.Table:
+    """The queries of which every arm's cost is known."""
+    if table.blanks is None or not table.blanks.any():
+        return table
+    known = np.flatnonzero(~table.blanks.any(axis=1))
+    if len(table) - len(known) > MAX_WITHOUT_COST * len(table):
+        worst = table.arms[int(table.blanks.sum(axis=0).argmax())]
+        raise ReplayError(
+            f"reward {expression!r} needs cost_usd, which is blank in {table.blank_costs} outcomes "
+            f"of {len(table) - len(known)} of the {len(table)} queries of the {side} side, most "
+            f"often of {worst!r}: leave such arms out with --arms, or give --reward without costs, "
+            "as 'score'"
+        )
+    return tables.take(table, known)
 
 
 def _schema(table: tables.Table) -> Schema:

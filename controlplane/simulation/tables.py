@@ -46,12 +46,12 @@ class Table:
         domains: n domains, or None when the queries file has none.
         arms: K names, the order of the columns below.
         scores: in [0, 1], shape ``(n, K)``.
-        costs_usd: at least 0, shape ``(n, K)``; 0 where the file does not say.
+        costs_usd: at least 0, shape ``(n, K)``; 0 where the file does not say (see ``blanks``).
         latencies_s: shape ``(n, K)``, NaN where blank; None when the file has no such column.
         input_tokens: as ``latencies_s``.
         output_tokens: as ``latencies_s``.
         dropped: queries of the file that were left out because some arm did not answer them.
-        blank_costs: costs among those read, dropped queries left aside, that were blank or absent.
+        blanks: where the file has no cost, shape ``(n, K)``; None when it has them all.
     """
 
     query_ids: tuple[str, ...]
@@ -64,7 +64,7 @@ class Table:
     input_tokens: Floats | None = None
     output_tokens: Floats | None = None
     dropped: int = 0
-    blank_costs: int = 0
+    blanks: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         """Refuse shapes that do not agree, and freeze the arrays."""
@@ -77,6 +77,11 @@ class Table:
                 value.setflags(write=False)
             elif column.name in {"texts", "domains"} and value is not None and len(value) != n:
                 raise TableError(f"{column.name} has {len(value)} rows: give {n}")
+
+    @property
+    def blank_costs(self) -> int:
+        """Costs that were blank or absent."""
+        return 0 if self.blanks is None else int(self.blanks.sum())
 
     def __len__(self) -> int:
         """How many queries."""
@@ -118,7 +123,7 @@ def split(table: Table, share: float = 0.5, salt: str = "pointsman") -> tuple[Ta
 
 
 def take(table: Table, rows: Sequence[int] | NDArray[np.int64]) -> Table:
-    """The queries at the given rows, in that order; ``dropped`` and ``blank_costs`` become 0."""
+    """The queries at the given rows, in that order; ``dropped`` becomes 0."""
     index = np.asarray(rows, dtype=np.int64)
     names, texts, domains = (
         None if column is None else tuple(column[i] for i in index.tolist())
@@ -139,7 +144,7 @@ def take(table: Table, rows: Sequence[int] | NDArray[np.int64]) -> Table:
         input_tokens=inputs,
         output_tokens=outputs,
         dropped=0,
-        blank_costs=0,
+        blanks=None if table.blanks is None else table.blanks[index],
     )
 
 
@@ -259,7 +264,7 @@ def _assemble(asked: _Queries, answered: _Outcomes, arms: tuple[str, ...], path:
         input_tokens=block("input_tokens"),
         output_tokens=block("output_tokens"),
         dropped=len(names) - len(rows),
-        blank_costs=int(np.isnan(costs).sum()),
+        blanks=np.isnan(costs) if np.isnan(costs).any() else None,
     )
 
 

@@ -164,6 +164,51 @@ def spoil(path: str, line: int, column: int, value: str) -> None:
         csv.writer(stream).writerows(rows)
 
 
+def blank_costs(path: str, arm: str, rows: int) -> None:
+    with gzip.open(path, "rt", encoding="utf-8", newline="") as stream:
+        found = list(csv.DictReader(stream))
+    for row in [row for row in found if row["model"] == arm][:rows]:
+        row["cost_usd"] = ""
+    with gzip.open(path, "wt", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, list(found[0]))
+        writer.writeheader()
+        writer.writerows(found)
+
+
+def test_a_blank_cost_is_not_counted_as_free(capsys, table):
+    asked = [*table, "--learner", "best_fixed", "--seeds", "1"]
+    blank_costs(table[3], "dear", 12)
+    found = run(capsys, *asked)
+    assert (found["without_cost"], found["blank_costs"]) == (12, 12)
+    assert found["events"] + found["test_queries"] == 400 - 12
+    assert found["cost_ref"] == pytest.approx(COSTS["dear"])
+    assert main(asked) == 0
+    assert "12 queries left out: an arm's cost is blank" in capsys.readouterr().out
+
+
+def test_blank_costs_stay_where_the_reward_does_not_need_them_and_are_told(capsys, table):
+    asked = [*table, "--learner", "best_fixed", "--seeds", "1", "--reward", "score"]
+    blank_costs(table[3], "dear", 12)
+    found = run(capsys, *asked)
+    assert (found["without_cost"], found["blank_costs"]) == (0, 12)
+    assert found["events"] + found["test_queries"] == 400
+    assert main(asked) == 0
+    assert "12 blank costs, counted as 0" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("reward", [DEFAULT_REWARD, "score - cost_usd"])
+def test_a_reward_of_costs_that_are_mostly_blank_is_refused_with_their_number(
+    capsys, table, reward
+):
+    asked = [*table, "--learner", "best_fixed", "--seeds", "1", "--reward", reward]
+    blank_costs(table[3], "dear", 400)
+    assert main(asked) == 2
+    said = capsys.readouterr().err
+    assert "cost_usd, which is blank in" in said
+    assert "of 'dear'" in said
+    assert main([*asked, "--arms", "cheap,poor"]) == 0
+
+
 @pytest.mark.parametrize(
     ("cell", "said"),
     [

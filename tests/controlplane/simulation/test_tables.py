@@ -60,6 +60,9 @@ def test_a_table_holds_every_arm_s_outcome_of_the_queries_that_all_answered(file
     assert table.latencies_s[1].tolist() == [3, 2.5]
     assert table.output_tokens is None
     assert (table.dropped, table.blank_costs) == (1, 1)
+    assert table.blanks is not None
+    assert table.blanks.tolist() == [[False, True], [False, False]]
+    assert (take(table, [0]).blank_costs, take(table, [1]).blank_costs) == (1, 0)
 
 
 def test_fewer_arms_keep_more_queries_in_the_order_asked_for(files):
