@@ -4,19 +4,22 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import sqlalchemy as sa
+import structlog
 
 from controlplane import config, publishing, rounds
+from controlplane.errors import InvalidError
 from controlplane.publishing import Publisher
 from feedback import join
 from storage import events, interactions, policies, versions, work
 from storage.partitions import ensure_partitions
-from storage.work import Due
+from storage.work import JOIN, REFRESH, ROUND, Due
 
-JOIN, ROUND, REFRESH = "join", "round", "refresh"
 KEY_LIFE = timedelta(days=2)
 """How long an idempotency key is remembered."""
 STRAY_LIFE = timedelta(days=31)
 """How long a decision is waited for that was spoken of and has not arrived."""
+
+log = structlog.get_logger(__name__)
 
 
 def find(connection: sa.Connection, now: datetime) -> list[Due]:
@@ -67,9 +70,13 @@ def tidy(connection: sa.Connection, now: datetime) -> None:
 def _grown(connection: sa.Connection) -> list[UUID]:
     """Policies whose log has grown enough for another round."""
     last = versions.newest_rounds(connection)
-    return [
-        policy.id
-        for policy in policies.all_policies(connection)
-        if policy.log_position
-        >= rounds.due_position(config.from_json(policy.config), last.get(policy.id))
-    ]
+    found = []
+    for policy in policies.all_policies(connection):
+        try:
+            read = config.read_config(policy.config)
+        except InvalidError as error:  # one policy's trouble is not to stop the others
+            log.error("policy.unreadable", policy=policy.name, detail=str(error))  # noqa: TRY400
+            continue
+        if policy.log_position >= rounds.due_position(read, last.get(policy.id)):
+            found.append(policy.id)
+    return found

@@ -11,14 +11,17 @@ from controlplane.config import BASELINE, LearnerConfig, PolicyConfig
 from controlplane.gates import Evidence, level_of
 from learners import catalogue, ope
 from learners.contract import Spec
-from learners.errors import ContextError
+from learners.errors import ContextError, LearnersError
 from learners.exploration import Exploration
 from learners.features import Schema, canonical_json
 from learners.interactions import Interactions, encode
 from learners.ope import Evaluation
-from learners.pool_change import with_arms
-from learners.records import Context, Interaction
+from learners.pool_change import with_arms, with_floor
+from learners.records import Context, Estimate, Interaction
 from learners.scorer import Scorer
+
+MIN_TRIED = 10
+"""Trained interactions that an arm needs before a learner's own opinion of it counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,28 +35,56 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Incumbent:
-    """The champion: its scorer, and the features that it reads."""
+    """The champion: its number, its scorer, and the features that it reads."""
 
+    version: int
     scorer: Scorer
     schema: Schema
 
 
 def train(
     rows: Sequence[Interaction], arms: tuple[str, ...], config: PolicyConfig, *, seed: int
-) -> list[Candidate]:
-    """Train every candidate from scratch on the same rows: the same rows give the same bytes."""
+) -> tuple[list[Candidate], dict[str, str]]:
+    """Train every candidate from scratch on the same rows: the same rows give the same bytes.
+
+    Returns:
+        The candidates, and by name why a learner could not be trained: one that fails takes no
+        other with it.
+
+    Raises:
+        LearnersError: The baseline itself fails.
+    """
     log = encode(rows, config.schema, arms)
-    return [_train(learner, log, config, seed) for learner in config.candidates]
+    found, failed = [], {}
+    for learner in config.candidates:
+        try:
+            found.append(_train(learner, log, config, seed))
+        except LearnersError as error:
+            if learner.name == BASELINE:
+                raise
+            failed[learner.name] = str(error)
+    return found, failed
 
 
 def _train(learner: LearnerConfig, log: Interactions, config: PolicyConfig, seed: int) -> Candidate:
     module = catalogue.load(learner.name)
     spec = Spec(config.schema, log.arms, learner.params, seed)
     state = module.learn(module.init(spec), log)
-    scorer = module.freeze(state)
-    floor = max(config.floor, scorer.exploration.floor)
-    explored = replace(scorer, exploration=replace(scorer.exploration, floor=floor))
-    return Candidate(learner, explored, module.snapshot(state))
+    scorer = _modest(module.freeze(state), log)
+    return Candidate(learner, with_floor(scorer, config.floor), module.snapshot(state))
+
+
+def _modest(scorer: Scorer, log: Interactions) -> Scorer:
+    """The scorer with arms that have hardly been tried made average ones.
+
+    A learner is optimistic about what it has not seen. The judged log cannot say whether it is
+    right, so such an arm is left to the floor until it has been tried.
+    """
+    tried = np.bincount(log.action, minlength=len(log.arms)) >= MIN_TRIED
+    if tried.all() or not tried.any():
+        return scorer
+    known = [arm for arm, enough in zip(log.arms, tried, strict=True) if enough]
+    return with_arms(with_arms(scorer, known), log.arms)
 
 
 def weigh(
@@ -77,20 +108,27 @@ def weigh(
         champion.schema.encode_all(judge.contexts), with_arms(champion.scorer, arms), predicted
     )
     level = level_of(config.gate, look, len(candidates))
+    spread = float(np.ptp(judge.log.reward))
+
+    def over(own: Evaluation, other: Evaluation) -> Estimate:
+        return ope.difference(own, other, level=level, reward_range=spread)
+
     found: list[Evidence | None] = []
     for candidate in candidates:
         own = judge.evaluate(judge.log.x, candidate.scorer, predicted)
         against_fixed = None
         if candidate.learner.name != BASELINE:
-            against_fixed = ope.difference(own, reference, level=level)
+            against_fixed = over(own, reference)
         found.append(
             Evidence(
                 judged=len(judge.log),
                 value=ope.estimate(own),
                 champion=ope.estimate(standing),
                 best_fixed=ope.estimate(reference),
-                over_champion=ope.difference(own, standing, level=level),
+                over_champion=over(own, standing),
                 over_best_fixed=against_fixed,
+                mean_weight=ope.mean_weight(own),
+                champion_version=champion.version,
                 look=look,
                 candidates=len(candidates),
             )

@@ -1,16 +1,17 @@
 """A policy's configuration: which learners, how much exploration, how strict the gate."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from controlplane.errors import InvalidError
 from kernels.signals import SIGNAL_SCHEMA
 from learners import catalogue
+from learners.contract import Spec
 from learners.errors import LearnersError
 from learners.features import Schema
 
@@ -18,6 +19,8 @@ BASELINE = "best_fixed"
 """Always among the candidates: what cannot beat it is not released."""
 
 MAX_LEARNERS = 8
+MAX_CELLS = 100_000_000
+"""Rows × columns that a round may hold in memory: 800 MB."""
 _STRICT = ConfigDict(extra="forbid")
 
 
@@ -49,7 +52,7 @@ class GateConfig:
     """What a candidate must show.
 
     Attributes:
-        min_interactions: rewarded interactions before the first round.
+        min_interactions: interactions in the log before the first round.
         growth: the log's growth from one round to the next, as a factor.
         share: part of the log, the newest, that judges; the older part trains.
         min_judged: judged interactions that a verdict needs.
@@ -64,7 +67,7 @@ class GateConfig:
     growth: float = 1.5
     share: float = 0.4
     min_judged: int = 200
-    min_effective_n: float = 100.0
+    min_effective_n: float = 50.0
     margin: float = 0.0
     alpha: float = 0.05
 
@@ -134,9 +137,21 @@ class PolicyConfig:
                 "learners", f"learners {names}: give each once, of {list(catalogue.NAMES)}"
             )
         try:
-            _ = self.schema
+            cells = self.max_interactions * self.schema.dimension
         except LearnersError as error:
             raise SettingError("features", f"features: {error}") from error
+        if cells > MAX_CELLS:
+            raise SettingError(
+                "max_interactions",
+                f"max_interactions {self.max_interactions} times {self.schema.dimension} columns "
+                f"exceeds {MAX_CELLS:,}: give at most {MAX_CELLS // self.schema.dimension:,}",
+            )
+        if self.max_interactions * self.gate.share < self.gate.min_judged:
+            raise SettingError(
+                "max_interactions",
+                f"max_interactions {self.max_interactions} times gate.share {self.gate.share} is "
+                f"fewer than the {self.gate.min_judged} of gate.min_judged: nothing could pass",
+            )
 
     @cached_property
     def schema(self) -> Schema:
@@ -161,13 +176,40 @@ def as_json(config: PolicyConfig) -> dict[str, Any]:
 
 
 def from_json(row: Mapping[str, Any]) -> PolicyConfig:
-    """The configuration that a person or :func:`as_json` wrote.
+    """The configuration that a person wrote.
 
     Raises:
-        InvalidError: Naming the first field at fault.
+        InvalidError: Naming the first field at fault; a name that is not known is one.
     """
+    return _read(row, "forbid")
+
+
+def read_config(row: Mapping[str, Any]) -> PolicyConfig:
+    """The configuration that :func:`as_json` wrote, by this release or by a later one.
+
+    Raises:
+        InvalidError: It cannot be used.
+    """
+    return _read(row, "ignore")
+
+
+def check_learners(config: PolicyConfig, arms: Sequence[str]) -> None:
+    """Refuse parameters and sizes that would fail in each round.
+
+    Raises:
+        InvalidError: A learner cannot be made for these arms.
+    """
+    for learner in config.candidates:
+        try:
+            module = catalogue.load(learner.name)
+            module.init(Spec(config.schema, tuple(arms), learner.params, config.seed))
+        except LearnersError as error:
+            raise InvalidError("learners", f"learners: {learner.name}: {error}") from error
+
+
+def _read(row: Mapping[str, Any], extra: Literal["forbid", "ignore"]) -> PolicyConfig:
     try:
-        return _ADAPTER.validate_python(dict(row))
+        return _ADAPTER.validate_python(dict(row), extra=extra)
     except ValidationError as error:
         first = error.errors()[0]
         found = first.get("ctx", {}).get("error")

@@ -6,6 +6,8 @@ from typing import Any
 from controlplane.config import GateConfig
 from learners.records import Estimate
 
+_ROUNDING = 1e-6
+
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
@@ -18,6 +20,8 @@ class Evidence:
         best_fixed: that of the best fixed arm, chosen on the training part.
         over_champion: candidate − champion, paired, at the level that this look may spend.
         over_best_fixed: the same against the best fixed arm; None when the candidate is it.
+        mean_weight: mean importance weight, which is 1 where the propensities are right.
+        champion_version: whom it was compared with.
         look: how often this champion has been challenged, this time included.
         candidates: how many are judged at this look.
     """
@@ -28,6 +32,8 @@ class Evidence:
     best_fixed: Estimate
     over_champion: Estimate
     over_best_fixed: Estimate | None
+    mean_weight: Estimate
+    champion_version: int
     look: int
     candidates: int
 
@@ -35,10 +41,18 @@ class Evidence:
         """Plain numbers for a verdict."""
         found: dict[str, Any] = {
             "judged": self.judged,
+            "champion_version": self.champion_version,
             "look": self.look,
             "candidates": self.candidates,
         }
-        for name in ("value", "champion", "best_fixed", "over_champion", "over_best_fixed"):
+        for name in (
+            "value",
+            "champion",
+            "best_fixed",
+            "over_champion",
+            "over_best_fixed",
+            "mean_weight",
+        ):
             estimate = getattr(self, name)
             found[name] = estimate.as_json() if estimate else None
         return found
@@ -86,31 +100,45 @@ def level_of(gate: GateConfig, look: int, candidates: int) -> float:
 
 def judge(evidence: Evidence, gate: GateConfig) -> Verdict:
     """Judge one candidate."""
-    over = evidence.over_champion
+    others = [("champion", evidence.over_champion)]
+    if evidence.over_best_fixed is not None:
+        others.append(("best fixed arm", evidence.over_best_fixed))
+    gains = [
+        _above(f"over_{other.removesuffix(' arm').replace(' ', '_')}", gap, gate.margin, other)
+        for other, gap in others
+    ]
+    effective = min([evidence.value.effective_n, *(gap.effective_n for _, gap in others)])
     checks = [
         _at_least("judged", evidence.judged, gate.min_judged, "interactions newer than training"),
         _at_least(
             "effective_n",
-            evidence.value.effective_n,
+            effective,
             gate.min_effective_n,
-            "effective sample size of the importance weights",
+            "effective sample size of the weights where it differs",
         ),
-        _above("over_champion", over, gate.margin, "champion"),
+        _about_one(evidence.mean_weight),
+        *gains,
     ]
-    if evidence.over_best_fixed is not None:
-        checks.append(
-            _above("over_best_fixed", evidence.over_best_fixed, gate.margin, "best fixed arm")
-        )
     failed = [check for check in checks if not check.passed]
     if failed:
         return Verdict(False, "not released: " + "; ".join(c.detail for c in failed), tuple(checks))
-    return Verdict(True, "better: " + "; ".join(c.detail for c in checks[2:]), tuple(checks))
+    return Verdict(True, "better: " + "; ".join(c.detail for c in gains), tuple(checks))
 
 
 def _at_least(name: str, value: float, bound: float, meaning: str) -> Check:
     word = "at least" if value >= bound else "fewer than"
     detail = f"{value:,.0f} {meaning}, {word} the {bound:,.0f} needed"
     return Check(name, value >= bound, float(value), float(bound), detail)
+
+
+def _about_one(weight: Estimate) -> Check:
+    passed = weight.low - _ROUNDING <= 1.0 <= weight.high + _ROUNDING
+    detail = (
+        f"mean importance weight {weight.value:.3f} "
+        f"({100 * weight.level:.2f} % interval {weight.low:.3f} to {weight.high:.3f}), "
+        f"{'agrees with' if passed else 'is not'} the 1 of a log that tells the truth"
+    )
+    return Check("mean_weight", passed, weight.value, 1.0, detail)
 
 
 def _above(name: str, gap: Estimate, margin: float, other: str) -> Check:

@@ -10,17 +10,19 @@ import sqlalchemy as sa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from controlplane import scorers
-from controlplane.config import PolicyConfig, from_json
+from controlplane.config import PolicyConfig, read_config
 from controlplane.errors import GateError, InvalidError, NotFoundError, StaleError
 from learners.bundle import Bundle, Golden, arm_from_json, seal
 from learners.features import Feature, Schema
-from learners.pool_change import with_arms
+from learners.pool_change import with_arms, with_floor
 from learners.records import Arm, Context, ContextValue
 from learners.scorer import Scorer
 from storage import policies, versions
 from storage.versions import StoredBundle, StoredVersion
 
 CHAMPION = "champion"
+ROLLBACK = "rollback from version"
+"""How the reason of a bundle begins that a rollback published."""
 GOLDEN_VECTORS = 8
 
 
@@ -95,7 +97,7 @@ def admit(connection: sa.Connection, policy_id: UUID, number: int) -> None:
     """
     if versions.find_version(connection, policy_id, number) is None:
         raise InvalidError("version", f"version {number} does not exist")
-    if number in versions.service_history(connection, policy_id):
+    if number in [version for version, _ in versions.service_history(connection, policy_id)]:
         return
     verdicts = versions.list_verdicts(connection, policy_id, version=number, limit=1)
     if not verdicts:
@@ -103,12 +105,21 @@ def admit(connection: sa.Connection, policy_id: UUID, number: int) -> None:
     if not verdicts[0].passed:
         failed = [check for check in verdicts[0].checks if not check["passed"]]
         raise GateError(f"version {number} may not serve: {verdicts[0].summary}", failed)
+    champion = versions.find_alias(connection, policy_id, CHAMPION)
+    judged = verdicts[0].numbers.get("champion_version")
+    if champion is not None and judged != champion[0]:
+        raise GateError(
+            f"version {number} was compared with version {judged}, and version {champion[0]} "
+            "serves now: wait for the next round, or ask for one",
+            [],
+        )
 
 
 def republish(
     connection: sa.Connection, publisher: Publisher, policy_id: UUID, *, reason: str, now: datetime
 ) -> StoredBundle | None:
     """Seal the champion anew: the arms have changed, or the bundle is getting old."""
+    versions.lock_policy(connection, policy_id)
     champion = versions.find_alias(connection, policy_id, CHAMPION)
     if champion is None:
         return None
@@ -120,6 +131,9 @@ def rollback(
 ) -> StoredBundle:
     """Publish the version that served before the champion, under a new, higher serial.
 
+    It holds: what was rolled back from would win the next round by the same log, so the policy
+    stops promoting by itself until somebody switches that on again.
+
     Raises:
         NotFoundError: No other version has served.
     """
@@ -129,21 +143,23 @@ def rollback(
     earlier = predecessor(versions.service_history(connection, policy_id))
     if earlier is None:
         raise NotFoundError("no other version has served: there is nothing to roll back to")
-    reason = f"rollback from version {current}"
+    policies.stop_promoting(connection, policy_id, now)
+    reason = f"{ROLLBACK} {current}"
     return publish(connection, publisher, policy_id, earlier, reason=reason, now=now)
 
 
-def predecessor(history: Sequence[int]) -> int | None:
-    """Whom the last version of a history displaced.
+def predecessor(history: Sequence[tuple[int, str]]) -> int | None:
+    """Whom the last version of a history (versions, each with why) displaced.
 
-    A version that serves again drops all that came after it, so rollbacks in a row walk further
-    back, and a version that was rolled back from is never rolled back to.
+    A rollback drops what it goes back over, so rollbacks in a row walk further back, and a
+    version that was rolled back from is never rolled back to. A version that is promoted again
+    has displaced the one before it, as any other.
     """
     line: list[int] = []
-    for version in history:
-        if version in line:
-            del line[line.index(version) + 1 :]
-        else:
+    for version, reason in history:
+        if reason.startswith(ROLLBACK) and version in line:
+            del line[len(line) - line[::-1].index(version) :]
+        elif not line or line[-1] != version:
             line.append(version)
     return line[-2] if len(line) > 1 else None
 
@@ -162,7 +178,7 @@ def _store(
     bundle = assemble(
         version,
         arms,
-        from_json(policy.config),
+        read_config(policy.config),
         policy=policy.name,
         wait_s=policy.wait_s,
         serial=versions.next_serial(connection, version.policy_id),
@@ -195,7 +211,7 @@ def assemble(
     expires_at: datetime,
 ) -> Bundle:
     """The bundle of a version for these arms, with golden vectors; not signed yet."""
-    scorer = with_arms(scorers.load(version), [arm.name for arm in arms])
+    scorer = with_floor(with_arms(scorers.load(version), [arm.name for arm in arms]), config.floor)
     schema = scorers.schema_of(version)
     bundle = Bundle(
         policy=policy,

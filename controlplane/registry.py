@@ -11,18 +11,18 @@ import sqlalchemy as sa
 
 from controlplane import config as policy_config
 from controlplane import publishing, scorers
-from controlplane.config import PolicyConfig
+from controlplane.config import PolicyConfig, check_learners, read_config
 from controlplane.errors import InvalidError, NotFoundError
 from controlplane.publishing import Publisher
 from feedback.metrics import MAX_WAIT_S, OUTCOMES, Metric
 from learners.bundle import arm_as_json
-from learners.errors import RewardError
+from learners.errors import BundleError, RewardError
 from learners.exploration import Exploration
 from learners.ids import ENTROPY_BYTES, uuid7
 from learners.records import Arm
 from learners.rewards import RewardFunction, Term, parse
 from learners.scorer import constant
-from storage import policies, versions
+from storage import policies, versions, work
 from storage.policies import StoredPolicy
 from storage.versions import StoredVersion
 
@@ -136,7 +136,13 @@ def put_reward(
     standing = policies.newest_reward(connection, policy.id)
     if standing is not None and standing[1] == spec:
         return standing[0]
-    return policies.add_reward(connection, policy.id, spec, wait_s, now)
+    version = policies.add_reward(connection, policy.id, spec, wait_s, now)
+    # Edges learn the new wait, and the champion has to stand the new reward at once.
+    if wait_s != policy.wait_s:
+        work.ask(connection, policy.id, work.REFRESH, now)
+    if policy.log_position >= read_config(policy.config).gate.min_interactions:
+        work.ask(connection, policy.id, work.ROUND, now)
+    return version
 
 
 def put_policy(
@@ -155,6 +161,7 @@ def put_policy(
         NotFoundError: There is no such pool.
         InvalidError: The pool has no arm, or the project too many policies.
     """
+    policies.lock_project(connection, project_id)
     pool_id = _pool(connection, project_id, pool)
     arms = [row["name"] for row in policies.list_arms(connection, pool_id)]
     if not arms:
@@ -165,6 +172,7 @@ def put_policy(
         raise InvalidError(
             "fallback_arm", f"fallback_arm {config.fallback_arm!r} is none of {arms}"
         )
+    check_learners(config, arms)
     standing = policies.find_policy(connection, project_id, name)
     known = policies.list_policies(connection, project_id, limit=MAX_POLICIES)
     if standing is None and len(known) >= MAX_POLICIES:
@@ -184,9 +192,14 @@ def put_policy(
         publishing.publish(
             connection, publisher, found.id, 1, reason="created: explores evenly", now=now
         )
-    elif (standing.pool_id, standing.config.get("fallback_arm")) != (pool_id, config.fallback_arm):
+    elif _served(standing.pool_id, read_config(standing.config)) != _served(pool_id, config):
         publishing.republish(connection, publisher, found.id, reason="policy changed", now=now)
     return found
+
+
+def _served(pool_id: UUID, config: PolicyConfig) -> tuple[UUID, str | None, float]:
+    """What of a policy's settings the edges see."""
+    return pool_id, config.fallback_arm, config.floor
 
 
 def find_policy(connection: sa.Connection, project_id: UUID, name: str) -> StoredPolicy:
@@ -241,7 +254,13 @@ def _republish(
     connection: sa.Connection, publisher: Publisher, pool_id: UUID, reason: str, now: datetime
 ) -> None:
     for policy_id in policies.policies_of_pool(connection, pool_id):
-        publishing.republish(connection, publisher, policy_id, reason=reason, now=now)
+        try:
+            publishing.republish(connection, publisher, policy_id, reason=reason, now=now)
+        except BundleError as error:
+            name = policies.get_policy(connection, policy_id).name
+            raise InvalidError(
+                "arm", f"the champion of policy {name!r} does not fit the pool any more: {error}"
+            ) from error
 
 
 def _reward(body: RewardBody) -> RewardFunction:

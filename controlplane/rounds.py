@@ -12,12 +12,13 @@ import structlog
 
 from controlplane import scorers
 from controlplane.candidates import Candidate, Incumbent, digest_of, fitting, train, weigh
-from controlplane.config import PolicyConfig, from_json
+from controlplane.config import PolicyConfig, read_config
 from controlplane.errors import StaleError
 from controlplane.gates import Evidence, Verdict, judge
 from controlplane.publishing import CHAMPION, Publisher, promote
 from feedback import join
 from learners.ids import ENTROPY_BYTES, uuid7
+from learners.records import Interaction
 from storage import interactions, policies, versions
 from storage.policies import StoredPolicy
 from storage.versions import StoredRound, StoredVerdict, StoredVersion
@@ -86,45 +87,85 @@ def run_round(
         standing = _standing(connection, policy_id)
         if standing is None or not arms:
             return None
-        config = from_json(policy.config)
+        config = read_config(policy.config)
         window = _window(policy.log_position, config, standing)
+        reward = policies.newest_reward(connection, policy_id)
+        ground = Ground(
+            policy=policy,
+            config=config,
+            arms=arms,
+            reward_version=reward[0] if reward else 0,
+            window=window,
+            standing=standing,
+            number=last.number + 1 if last else 1,
+        )
+        looks = versions.looks(
+            connection,
+            policy_id,
+            champion=standing.version.number,
+            reward_version=ground.reward_version,
+        )
+        # While a log is joined anew under a changed reward, only what has been joined counts.
         rows = interactions.read(
             connection,
             policy_id,
             after=window.start,
             upto=window.end,
             limit=config.max_interactions,
+            reward_version=ground.reward_version,
         )
-    look = _look(last, standing)
-    champion = Incumbent(scorers.load(standing.version), scorers.schema_of(standing.version))
-    rows, misfits = fitting(rows, (config.schema, champion.schema))
-    training = [row for row in rows if row.position <= window.cut]
-    newer = [row for row in rows if row.position > window.newer_than]
-    number = last.number + 1 if last else 1
-    judged = []
-    if training:
-        candidates = train(training, arms, config, seed=config.seed + number)
-        evidence = weigh(newer, candidates, champion, config, look=look)
-        judged = [
-            Judged(c, e, _verdict(e, config)) for c, e in zip(candidates, evidence, strict=True)
-        ]
-    story = Story(policy, config, window, standing, number, look, misfits, digest_of(training))
+    story = _learn(ground, rows, looks)
     with engine.begin() as connection:
-        return _store(connection, publisher, story, judged, started_at)
+        return _store(connection, publisher, story, started_at)
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What a round stands on, as it was when the round began."""
+
+    policy: StoredPolicy
+    config: PolicyConfig
+    arms: tuple[str, ...]
+    reward_version: int
+    window: Window
+    standing: Standing
+    number: int
+
+    @property
+    def seed(self) -> int:
+        """Each round draws anew, and the same round the same."""
+        return self.config.seed + self.number
 
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """What a round was about, beside its candidates."""
+    """What a round found: ``look`` counts only where somebody could be judged."""
 
-    policy: StoredPolicy
-    config: PolicyConfig
-    window: Window
-    standing: Standing
-    number: int
+    ground: Ground
+    judged: list[Judged]
+    failed: dict[str, str]
     look: int
     misfits: int
     data_digest: str
+
+
+def _learn(ground: Ground, rows: list[Interaction], looks: int) -> Story:
+    """Train and judge; pure, and the long part."""
+    version, config = ground.standing.version, ground.config
+    champion = Incumbent(version.number, scorers.load(version), scorers.schema_of(version))
+    rows, misfits = fitting(rows, (config.schema, champion.schema))
+    training = [row for row in rows if row.position <= ground.window.cut]
+    newer = [row for row in rows if row.position > ground.window.newer_than]
+    judged: list[Judged] = []
+    failed: dict[str, str] = {}
+    if training:
+        candidates, failed = train(training, ground.arms, config, seed=ground.seed)
+        evidence = weigh(newer, candidates, champion, config, look=looks + 1)
+        judged = [
+            Judged(c, e, _verdict(e, config)) for c, e in zip(candidates, evidence, strict=True)
+        ]
+    looked = any(one.evidence and one.evidence.judged >= config.gate.min_judged for one in judged)
+    return Story(ground, judged, failed, looks + int(looked), misfits, digest_of(training))
 
 
 def _standing(connection: sa.Connection, policy_id: UUID) -> Standing | None:
@@ -141,12 +182,6 @@ def _window(end: int, config: PolicyConfig, standing: Standing) -> Window:
     return Window(start, cut, end, max(cut, standing.version.data_to))
 
 
-def _look(last: StoredRound | None, standing: Standing) -> int:
-    if last is None or last.summary.get("champion") != standing.version.number:
-        return 1
-    return last.look + 1
-
-
 def _verdict(evidence: Evidence | None, config: PolicyConfig) -> Verdict:
     if evidence is None:
         return Verdict(False, "not released: no interactions newer than the training", ())
@@ -154,43 +189,55 @@ def _verdict(evidence: Evidence | None, config: PolicyConfig) -> Verdict:
 
 
 def _store(
-    connection: sa.Connection,
-    publisher: Publisher,
-    story: Story,
-    judged: Sequence[Judged],
-    started_at: datetime,
+    connection: sa.Connection, publisher: Publisher, story: Story, started_at: datetime
 ) -> StoredRound:
-    policy_id = story.policy.id
+    ground, judged = story.ground, story.judged
+    policy_id = ground.policy.id
     versions.lock_policy(connection, policy_id)
     versions.retire_candidates(connection, policy_id, keep=KEPT_CANDIDATES)
     now = datetime.now(UTC)
     numbers = [_store_candidate(connection, story, one, now) for one in judged]
     winner = _winner(judged)
+    held = _held(connection, ground)
     published = None
-    if winner is not None and story.config.auto_promote:
-        published = _publish(connection, publisher, story, numbers[winner], now)
+    if winner is not None and held is None:
+        published = _publish(connection, publisher, ground, numbers[winner], now)
+    named = list(zip(numbers, judged, strict=True))
     done = StoredRound(
         policy_id=policy_id,
-        number=story.number,
-        position=story.window.end,
+        number=ground.number,
+        position=ground.window.end,
         look=story.look,
         summary={
-            "champion": story.standing.version.number,
-            "candidates": {
-                str(n): one.candidate.learner.name for n, one in zip(numbers, judged, strict=True)
-            },
-            "passed": [n for n, one in zip(numbers, judged, strict=True) if one.verdict.passed],
+            "champion": ground.standing.version.number,
+            "reward_version": ground.reward_version,
+            "candidates": {str(n): one.candidate.learner.name for n, one in named},
+            "failed": story.failed,
+            "passed": [n for n, one in named if one.verdict.passed],
             "published": published,
-            "trained_on": [story.window.start, story.window.cut],
-            "judged_on": [story.window.newer_than, story.window.end],
+            "held": held,
+            "trained_on": [ground.window.start, ground.window.cut],
+            "judged_on": [ground.window.newer_than, ground.window.end],
             "contexts_that_did_not_fit": story.misfits,
         },
         started_at=started_at,
         finished_at=now,
     )
     versions.add_round(connection, done)
-    log.info("round.done", policy=story.policy.name, round=done.number, **done.summary)
+    log.info("round.done", policy=ground.policy.name, round=done.number, **done.summary)
     return done
+
+
+def _held(connection: sa.Connection, ground: Ground) -> str | None:
+    """Why nothing may be published, by what stands now and not when the round began."""
+    policy = policies.get_policy(connection, ground.policy.id)
+    if not read_config(policy.config).auto_promote:
+        return "auto_promote is off"
+    reward = policies.newest_reward(connection, policy.id)
+    if reward is None or reward[0] != ground.reward_version:
+        return "the reward has changed meanwhile"
+    arms = tuple(row["name"] for row in policies.list_arms(connection, policy.pool_id))
+    return None if arms == ground.arms else "the pool's arms have changed meanwhile"
 
 
 def _winner(judged: Sequence[Judged]) -> int | None:
@@ -204,26 +251,26 @@ def _winner(judged: Sequence[Judged]) -> int | None:
 
 
 def _publish(
-    connection: sa.Connection, publisher: Publisher, story: Story, number: int, now: datetime
+    connection: sa.Connection, publisher: Publisher, ground: Ground, number: int, now: datetime
 ) -> int | None:
     try:
         promote(
             connection,
             publisher,
-            story.policy.id,
+            ground.policy.id,
             number,
-            revision=story.standing.revision,
-            reason=f"round {story.number}: passed the gate",
+            revision=ground.standing.revision,
+            reason=f"round {ground.number}: passed the gate",
             now=now,
         )
     except StaleError as error:
-        log.warning("round.champion_moved", policy=story.policy.name, detail=str(error))
+        log.warning("round.champion_moved", policy=ground.policy.name, detail=str(error))
         return None
     return number
 
 
 def _store_candidate(connection: sa.Connection, story: Story, one: Judged, now: datetime) -> int:
-    policy_id = story.policy.id
+    ground, policy_id = story.ground, story.ground.policy.id
     number = versions.next_version(connection, policy_id)
     form, tensors, digest = scorers.dump(one.candidate.scorer)
     versions.add_version(
@@ -234,13 +281,13 @@ def _store_candidate(connection: sa.Connection, story: Story, one: Judged, now: 
             state="candidate",
             learner=one.candidate.learner.name,
             config={
-                "features": story.config.schema.as_json(),
+                "features": ground.config.schema.as_json(),
                 "params": dict(one.candidate.learner.params),
             },
-            seed=story.config.seed + story.number,
-            parent=story.standing.version.number,
-            data_from=story.window.start,
-            data_to=story.window.cut,
+            seed=ground.seed,
+            parent=ground.standing.version.number,
+            data_from=ground.window.start,
+            data_to=ground.window.cut,
             data_digest=story.data_digest,
             digest=digest,
             scorer=form,

@@ -75,6 +75,7 @@ FROM interactions i
 JOIN decisions d ON d.decision_id = i.decision_id AND d.policy_id = i.policy_id
 WHERE i.policy_id = :policy AND i.position > :after AND i.position <= :upto
   AND i.reward IS NOT NULL
+  AND (CAST(:reward_version AS bigint) IS NULL OR i.reward_version = :reward_version)
 ORDER BY i.position LIMIT :limit
 """
 
@@ -159,11 +160,24 @@ def write(
 
 
 def read(
-    connection: sa.Connection, policy_id: UUID, *, after: int, upto: int, limit: int
+    connection: sa.Connection,
+    policy_id: UUID,
+    *,
+    after: int,
+    upto: int,
+    limit: int,
+    reward_version: int | None = None,
 ) -> list[Interaction]:
-    """Rewarded interactions at positions in (after, upto], in order."""
+    """Rewarded interactions at positions in (after, upto], in order; of one reward, if given."""
     rows = connection.execute(
-        sa.text(_READ), {"policy": policy_id, "after": after, "upto": upto, "limit": limit}
+        sa.text(_READ),
+        {
+            "policy": policy_id,
+            "after": after,
+            "upto": upto,
+            "limit": limit,
+            "reward_version": reward_version,
+        },
     )
     return [
         Interaction(

@@ -251,15 +251,15 @@ def newest_serials(connection: sa.Connection) -> dict[UUID, tuple[int, str]]:
 
 def service_history(
     connection: sa.Connection, policy_id: UUID, *, limit: int = 10_000
-) -> list[int]:
-    """The versions in the order in which they were published, by serial, oldest first."""
+) -> list[tuple[int, str]]:
+    """The versions in the order in which they were published, each with why; oldest first."""
     newest = (
-        sa.select(bundles.c.version)
+        sa.select(bundles.c.version, bundles.c.reason)
         .where(bundles.c.policy_id == policy_id)
         .order_by(bundles.c.serial.desc())
         .limit(limit)
     )
-    return list(connection.scalars(newest))[::-1]
+    return [(row.version, row.reason) for row in connection.execute(newest)][::-1]
 
 
 def past_half_life(connection: sa.Connection, now: datetime) -> list[UUID]:
@@ -321,6 +321,18 @@ def newest_round(connection: sa.Connection, policy_id: UUID) -> StoredRound | No
         .one_or_none()
     )
     return StoredRound(**row) if row else None
+
+
+def looks(connection: sa.Connection, policy_id: UUID, *, champion: int, reward_version: int) -> int:
+    """How often a champion has been challenged under a reward, whatever served in between."""
+    found: int = connection.scalars(
+        sa.select(sa.func.coalesce(sa.func.max(rounds.c.look), 0)).where(
+            rounds.c.policy_id == policy_id,
+            rounds.c.summary["champion"].as_integer() == champion,
+            rounds.c.summary["reward_version"].as_integer() == reward_version,
+        )
+    ).one()
+    return found
 
 
 def newest_rounds(connection: sa.Connection) -> dict[UUID, StoredRound]:

@@ -95,7 +95,7 @@ def status_of(connection: sa.Connection, policy: StoredPolicy) -> StatusAnswer:
         champion=ChampionAnswer(version=champion[0], revision=champion[1]) if champion else None,
         serial=newest[0]["serial"] if newest else None,
         log_position=policy.log_position,
-        next_round_position=rounds.due_position(policy_config.from_json(policy.config), last),
+        next_round_position=rounds.due_position(policy_config.read_config(policy.config), last),
         counts=Counts(**interactions.counts(connection, policy.id)),
         work=[WorkRow.model_validate(row) for row in work.list_work(connection, policy.id)],
         arms=[ArmShare(**row, share=row["n"] / total) for row in shares],
@@ -124,7 +124,7 @@ def ask_for_a_round(
 def answer(policy: StoredPolicy) -> PolicyAnswer:
     """A policy as the API shows it: flat, as it is put."""
     return PolicyAnswer(
-        **policy_config.as_json(policy_config.from_json(policy.config)),
+        **policy_config.as_json(policy_config.read_config(policy.config)),
         name=policy.name,
         pool=policy.pool,
         wait_s=policy.wait_s,

@@ -28,6 +28,8 @@ def evidence(**change: Any) -> Evidence:
         "over_best_fixed": estimate(0.02),
         "look": 1,
         "candidates": 3,
+        "mean_weight": Estimate("mean_weight", 1.0, 0.9, 1.1, 0.03, 1_000, 500),
+        "champion_version": 1,
         **change,
     }
     return Evidence(**given_)
@@ -38,7 +40,7 @@ def test_a_candidate_that_is_surely_better_passes_and_says_by_how_much() -> None
     assert verdict.passed
     assert verdict.summary.startswith("better: +0.1200 against the champion")
     assert [check.name for check in verdict.checks] == [
-        "judged", "effective_n", "over_champion", "over_best_fixed",
+        "judged", "effective_n", "mean_weight", "over_champion", "over_best_fixed",
     ]  # fmt: skip
 
 
@@ -47,6 +49,9 @@ def test_a_candidate_that_is_surely_better_passes_and_says_by_how_much() -> None
     [
         ({"judged": 199}, "judged"),
         ({"value": estimate(0.5, effective_n=99)}, "effective_n"),
+        ({"over_champion": estimate(0.02, effective_n=99)}, "effective_n"),
+        ({"over_best_fixed": estimate(0.02, effective_n=99)}, "effective_n"),
+        ({"mean_weight": Estimate("mean_weight", 0.5, 0.4, 0.6, 0.03, 900, 500)}, "mean_weight"),
         ({"over_champion": estimate(0.01)}, "over_champion"),
         ({"over_champion": estimate(math.nan)}, "over_champion"),
         ({"over_best_fixed": estimate(-0.1)}, "over_best_fixed"),
@@ -62,7 +67,7 @@ def test_each_check_alone_refuses(change: dict[str, Any], failed: str) -> None:
 def test_the_best_fixed_arm_need_not_beat_itself() -> None:
     verdict = judge(evidence(over_best_fixed=None), GATE)
     assert verdict.passed
-    assert len(verdict.checks) == 3
+    assert [check.name for check in verdict.checks][-1] == "over_champion"
 
 
 def test_a_value_that_is_only_likely_better_does_not_pass() -> None:
@@ -92,5 +97,5 @@ def test_a_verdicts_numbers_are_plain() -> None:
     assert numbers["over_champion"]["low"] == 0.02
     assert set(numbers) == {
         "judged", "look", "candidates", "value", "champion", "best_fixed", "over_champion",
-        "over_best_fixed",
+        "over_best_fixed", "mean_weight", "champion_version",
     }  # fmt: skip

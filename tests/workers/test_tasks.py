@@ -24,7 +24,7 @@ Start = Callable[..., Process]
 
 
 def test_a_tick_finds_joins_and_then_a_round_and_the_better_version_is_published(log: Log) -> None:
-    log.grow(800)
+    log.grow(1_200)
     for _ in range(3):
         with log.engine.begin() as connection:
             found = agenda.find(connection, datetime.now(UTC))
@@ -38,7 +38,7 @@ def test_a_tick_finds_joins_and_then_a_round_and_the_better_version_is_published
     assert champion is not None
     assert champion[0] > 1, [v.summary for v in verdicts]
     assert champion[0] in {v.version for v in verdicts if v.passed}
-    assert log.scalar("SELECT count(*) FROM interactions") == 800
+    assert log.scalar("SELECT count(*) FROM interactions") == 1_200
 
 
 def test_work_that_is_done_is_not_found_again(log: Log) -> None:
@@ -54,8 +54,8 @@ def test_work_that_is_done_is_not_found_again(log: Log) -> None:
 def test_real_workers_join_learn_and_publish(log: Log, run: Start) -> None:
     run("worker")
     run("beat")
-    log.grow(800)
-    until(lambda: log.scalar("SELECT count(*) FROM interactions") == 800, 20)
+    log.grow(1_200)
+    until(lambda: log.scalar("SELECT count(*) FROM interactions") == 1_200, 20)
     until(lambda: log.scalar("SELECT version FROM aliases") > 1, 30)
     assert log.scalar("SELECT count(*) FROM rounds") == 1
     assert log.scalar("SELECT max(serial) FROM bundles") == 2

@@ -80,7 +80,11 @@ class Api:
             made = registry.explorer(found, ARMS, PolicyConfig(), now)
             versions.add_version(connection, replace(made, number=number))
             if passed is not None:
-                versions.add_verdict(connection, verdict(found.id, number, now, passed=passed))
+                said = verdict(found.id, number, now, passed=passed)
+                champion = versions.find_alias(connection, found.id, "champion")
+                assert champion is not None
+                said.numbers["champion_version"] = champion[0]
+                versions.add_verdict(connection, said)
         return number
 
     def decisions(self, count: int = 1, policy: str = "chat", **fields: Any) -> list[str]:
