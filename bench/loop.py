@@ -30,6 +30,7 @@ from feedback.metrics import Metric
 from feedback.said import Said
 from kernels import signals
 from learners.ids import uuid7
+from learners.interactions import encode
 from learners.records import Arm
 from storage import interactions, policies, projects
 from storage.embedded import Embedded
@@ -181,7 +182,7 @@ def whole_round(place: Installed) -> tuple[float, float]:
     upto = found.summary["trained_on"][1]
     training = [row for row in rows if row.position <= upto]
     began = perf_counter()
-    candidates.train(training, ARMS, CONFIG, seed=1)
+    candidates.train(encode(training, CONFIG.schema, ARMS), CONFIG, seed=1)
     return spent, perf_counter() - began
 
 

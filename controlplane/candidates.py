@@ -1,6 +1,5 @@
 """Train the candidates of a round, and weigh each against the champion on newer log. Pure."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -13,7 +12,7 @@ from learners import catalogue, ope
 from learners.contract import Spec
 from learners.errors import ContextError, LearnersError
 from learners.exploration import Exploration
-from learners.features import Schema, canonical_json
+from learners.features import Schema
 from learners.interactions import Interactions, encode
 from learners.ope import Evaluation
 from learners.pool_change import with_arms, with_floor
@@ -43,9 +42,9 @@ class Incumbent:
 
 
 def train(
-    rows: Sequence[Interaction], arms: tuple[str, ...], config: PolicyConfig, *, seed: int
+    log: Interactions, config: PolicyConfig, *, seed: int
 ) -> tuple[list[Candidate], dict[str, str]]:
-    """Train every candidate from scratch on the same rows: the same rows give the same bytes.
+    """Train every candidate from scratch on the same log: the same log gives the same bytes.
 
     Returns:
         The candidates, and by name why a learner could not be trained: one that fails takes no
@@ -54,7 +53,6 @@ def train(
     Raises:
         LearnersError: The baseline itself fails.
     """
-    log = encode(rows, config.schema, arms)
     found, failed = [], {}
     for learner in config.candidates:
         try:
@@ -191,23 +189,3 @@ def fitting(
             continue
         kept.append(row)
     return kept, len(rows) - len(kept)
-
-
-def digest_of(rows: Sequence[Interaction]) -> str:
-    """SHA-256 over what a learner reads of the rows: the same digest, the same training."""
-    sha = hashlib.sha256()
-    for row in rows:
-        sha.update(
-            canonical_json(
-                [
-                    row.decision_id,
-                    dict(row.context),
-                    list(row.eligible),
-                    row.action,
-                    row.propensity,
-                    row.reward,
-                    row.weight,
-                ]
-            )
-        )
-    return sha.hexdigest()

@@ -11,13 +11,14 @@ import sqlalchemy as sa
 import structlog
 
 from controlplane import scorers
-from controlplane.candidates import Candidate, Incumbent, digest_of, fitting, train, weigh
+from controlplane.candidates import Candidate, Incumbent, fitting, train, weigh
 from controlplane.config import PolicyConfig, read_config
 from controlplane.errors import StaleError
 from controlplane.gates import Evidence, Verdict, judge
 from controlplane.publishing import CHAMPION, Publisher, promote
 from feedback import join
 from learners.ids import ENTROPY_BYTES, uuid7
+from learners.interactions import digest, encode
 from learners.records import Interaction
 from storage import interactions, policies, versions
 from storage.policies import StoredPolicy
@@ -156,16 +157,17 @@ def _learn(ground: Ground, rows: list[Interaction], looks: int) -> Story:
     rows, misfits = fitting(rows, (config.schema, champion.schema))
     training = [row for row in rows if row.position <= ground.window.cut]
     newer = [row for row in rows if row.position > ground.window.newer_than]
+    encoded = encode(training, config.schema, ground.arms)
     judged: list[Judged] = []
     failed: dict[str, str] = {}
     if training:
-        candidates, failed = train(training, ground.arms, config, seed=ground.seed)
+        candidates, failed = train(encoded, config, seed=ground.seed)
         evidence = weigh(newer, candidates, champion, config, look=looks + 1)
         judged = [
             Judged(c, e, _verdict(e, config)) for c, e in zip(candidates, evidence, strict=True)
         ]
     looked = any(one.evidence and one.evidence.judged >= config.gate.min_judged for one in judged)
-    return Story(ground, judged, failed, looks + int(looked), misfits, digest_of(training))
+    return Story(ground, judged, failed, looks + int(looked), misfits, digest(encoded))
 
 
 def _standing(connection: sa.Connection, policy_id: UUID) -> Standing | None:

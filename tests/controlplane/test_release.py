@@ -15,6 +15,7 @@ from controlplane.config import LearnerConfig, PolicyConfig
 from controlplane.errors import GateError, InvalidError
 from controlplane.registry import RewardBody
 from learners.exploration import Exploration
+from learners.interactions import encode
 from learners.pool_change import with_arms
 from learners.records import Interaction
 from learners.scorer import Scorer
@@ -83,7 +84,8 @@ def test_a_learners_hopes_of_an_arm_that_was_never_tried_do_not_serve(engine: sa
     world.log(1_200)
     world.add_arm("new")
     config = world.settings()
-    found, failed = candidates.train(log_of(world), (*ARMS, "new"), config, seed=1)
+    log = encode(log_of(world), config.schema, (*ARMS, "new"))
+    found, failed = candidates.train(log, config, seed=1)
     assert not failed
     for one in found:
         x = config.schema.encode_all([row.context for row in log_of(world)])
@@ -203,7 +205,7 @@ def test_what_is_switched_off_while_a_round_computes_stays_off(
 ) -> None:
     world = World(engine, config=AUTO)
     world.log(2_000)
-    weigh = rounds.weigh
+    weigh = candidates.weigh
 
     def meanwhile(*given: Any, **named: Any) -> Any:
         put(world, auto_promote=False)
@@ -221,7 +223,7 @@ def test_an_arm_that_leaves_while_a_round_computes_holds_the_promotion(
 ) -> None:
     world = World(engine, config=AUTO)
     world.log(2_000)
-    weigh = rounds.weigh
+    weigh = candidates.weigh
 
     def meanwhile(*given: Any, **named: Any) -> Any:
         world.retire("d")
