@@ -272,22 +272,18 @@ def test_too_many_items_are_refused_at_once(ground: Ground):
 
 
 def batches_at_once(ground: Ground, seed: int) -> None:
-    """Four sources, each heard twice at once, and joins, decisions and outcomes among them."""
+    """Four sources, heard three times each; joins, decisions and outcomes among them."""
     ground.put_reward(RewardFunction((Term("good"), Term("score"))))
     chance = random.Random(seed)
     ids = [new_id() for _ in range(80)]
     episodes = {i: f"run-{n % 8}" for n, i in enumerate(ids)}
     sources = ("app", "judge", "survey", "user")
-    said = [of(i, value=n % 2 == 0, key=f"k{n}") for n, i in enumerate(ids)]
-    said += [Said("episode_id", f"run-{n}", "score", 0.5, key=f"e{n}") for n in range(8)]
-
-    def shuffled() -> list[Said]:
-        return chance.sample(said, len(said))
-
+    of_decisions = [of(i, value=n % 2 == 0, key=f"k{n}") for n, i in enumerate(ids)]
+    of_episodes = [Said("episode_id", f"run-{n}", "score", 0.5, key=f"e{n}") for n in range(8)]
     jobs: list[Callable[[], object]] = [
-        partial(record, ground, batch, source)
+        partial(record, ground, chance.sample(said, len(said)), source)
         for source in sources
-        for batch in (shuffled(), shuffled())
+        for said in (of_decisions, of_decisions, of_decisions + of_episodes)
     ]
     for start in range(0, len(ids), 20):
         part = chance.sample(ids[start : start + 20], 20)
@@ -301,7 +297,7 @@ def batches_at_once(ground: Ground, seed: int) -> None:
             done.result()
     while ground.settle(later(100)):
         pass
-    assert ground.count("feedback") == ground.count("idempotency_keys") == 4 * len(said)
+    assert ground.count("feedback") == ground.count("idempotency_keys") == 4 * (80 + 8)
     expected = {"latency_s": 0.5, "cost_usd": 0.001, "score": 0.5}
     assert {i: row["values"] for i, row in ground.log().items()} == {
         i: expected | {"good": float(n % 2 == 0)} for n, i in enumerate(ids)
