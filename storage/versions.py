@@ -241,12 +241,21 @@ def newest_bundle(connection: sa.Connection, policy_id: UUID) -> StoredBundle | 
 
 def newest_serials(connection: sa.Connection) -> dict[UUID, tuple[int, str]]:
     """Of every policy: the newest bundle's serial and digest."""
-    rows = connection.execute(
-        sa.select(bundles.c.policy_id, bundles.c.serial, bundles.c.digest)
-        .ext(distinct_on(bundles.c.policy_id))
-        .order_by(bundles.c.policy_id, bundles.c.serial.desc())
-    )
+    rows = connection.execute(_newest_of_each(bundles.c.serial, bundles.c.digest))
     return {row.policy_id: (row.serial, row.digest) for row in rows}
+
+
+def _newest_of_each(*columns: sa.ColumnElement[Any]) -> sa.Select[Any]:
+    """Of every policy's newest bundle: one look at the key a policy, however many there are."""
+    newest = (
+        sa.select(*columns)
+        .where(bundles.c.policy_id == policies.c.id)
+        .order_by(bundles.c.serial.desc())
+        .limit(1)
+        .lateral()
+    )
+    every = policies.join(newest, sa.true())
+    return sa.select(policies.c.id.label("policy_id"), *newest.c).select_from(every)
 
 
 def service_history(
@@ -264,12 +273,7 @@ def service_history(
 
 def past_half_life(connection: sa.Connection, now: datetime) -> list[UUID]:
     """Policies whose newest bundle has lived more than half of its time."""
-    newest = (
-        sa.select(bundles.c.policy_id, bundles.c.issued_at, bundles.c.expires_at)
-        .ext(distinct_on(bundles.c.policy_id))
-        .order_by(bundles.c.policy_id, bundles.c.serial.desc())
-        .subquery()
-    )
+    newest = _newest_of_each(bundles.c.issued_at, bundles.c.expires_at).subquery()
     lived, left = now - newest.c.issued_at, newest.c.expires_at - now
     return list(connection.scalars(sa.select(newest.c.policy_id).where(lived >= left)))
 
