@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
@@ -28,7 +29,7 @@ from edge.router import decide
 from edge.shelf import Shelf
 from edge.spool import Spool
 from kernels.signals import SIGNAL_SCHEMA, read_messages
-from learners.bundle import Bundle, seal
+from learners.bundle import Bundle, Golden, seal
 from learners.exploration import Exploration
 from learners.features import Schema
 from learners.records import Arm, Card, Context
@@ -68,7 +69,7 @@ def a_bundle(endpoint: str = "") -> Bundle:
     weights = np.random.default_rng(0).normal(size=(ARMS, schema.dimension))
     assert weights.shape == (ARMS, COLUMNS)
     now = datetime.now(UTC)
-    return Bundle(
+    bundle = Bundle(
         policy="chat",
         version=1,
         serial=1,
@@ -81,6 +82,8 @@ def a_bundle(endpoint: str = "") -> Bundle:
         learner="linucb",
         wait_s=3600.0,
     )
+    found = tuple(bundle.distribution({}, names).tolist())
+    return replace(bundle, golden=(Golden({}, names, found),))
 
 
 def a_context(bundle: Bundle) -> Context:
