@@ -213,29 +213,20 @@ def list_metrics(connection: sa.Connection, project_id: UUID) -> dict[str, Json]
     return {row.name: row.spec for row in rows}
 
 
-# In the order in which arrivals lock these rows too, so that nobody waits in a circle.
-_WAIT = """
-WITH waiting AS (
-  SELECT j.decision_id, j.project_id,
-         greatest(:now, d.at + make_interval(secs => :wait_s)) AS due_at
-  FROM pending_joins j
-  JOIN decisions d ON d.decision_id = j.decision_id AND d.project_id = j.project_id
-  WHERE j.policy_id = :policy ORDER BY j.decision_id FOR UPDATE OF j
-) UPDATE pending_joins j SET due_at = w.due_at FROM waiting w
-WHERE j.decision_id = w.decision_id AND j.project_id = w.project_id
-"""
-
+# What waits, waits anew; what was joined, is joined again. One statement, in the order in which
+# arrivals lock these rows too, so that nobody waits in a circle.
 _JOIN_ANEW = """
 INSERT INTO pending_joins (decision_id, project_id, policy_id, due_at)
 SELECT d.decision_id, d.project_id, d.policy_id,
        greatest(:now, d.at + make_interval(secs => :wait_s))
-FROM interactions i JOIN decisions d
-  ON d.decision_id = i.decision_id AND d.policy_id = i.policy_id
-WHERE i.policy_id = :policy
+FROM (
+  SELECT decision_id FROM interactions WHERE policy_id = :policy
+  UNION SELECT decision_id FROM pending_joins WHERE policy_id = :policy
+) i JOIN decisions d ON d.decision_id = i.decision_id AND d.policy_id = :policy
 ORDER BY d.decision_id
-ON CONFLICT (decision_id, project_id) DO UPDATE SET
-  policy_id = excluded.policy_id, due_at = greatest(pending_joins.due_at, excluded.due_at)
-WHERE pending_joins.policy_id IS NULL
+ON CONFLICT (decision_id, project_id) DO UPDATE SET policy_id = excluded.policy_id,
+  due_at = CASE WHEN pending_joins.policy_id IS NULL
+    THEN greatest(pending_joins.due_at, excluded.due_at) ELSE excluded.due_at END
 """
 
 
@@ -260,7 +251,6 @@ def add_reward(
         )
     )
     given = {"policy": policy_id, "wait_s": wait_s, "now": now}
-    connection.execute(sa.text(_WAIT), given)
     connection.execute(sa.text(_JOIN_ANEW), given)
     return version
 

@@ -230,6 +230,22 @@ def test_a_join_during_the_replacement_of_a_reward_waits_for_the_new_one(ground:
     assert ground.log()[decision_id]["reward_version"] == 2
 
 
+def test_the_replacement_of_a_reward_and_what_arrives_do_not_wait_in_a_circle(ground: Ground):
+    joined, waiting = sorted([new_id(), new_id()])
+    ground.decide(joined)
+    ground.settle(later(100))
+    ground.decide(waiting)
+    with ground.engine.connect() as connection:
+        say(connection, ground, joined)
+        with in_thread(lambda: ground.put_reward(DEFAULTED, later(100))) as replacing:
+            wait_for_a_lock(ground)
+            say(connection, ground, waiting)
+            connection.commit()
+            assert replacing.result() == 2
+    assert ground.settle(later(200)) == 2
+    assert set(ground.rewards().values()) == {1.0}
+
+
 def storm(ground: Ground, seed: int) -> None:
     """Decisions, outcomes, feedback and joins from six threads; then nothing may be missing."""
     chance = random.Random(seed)
