@@ -1,16 +1,23 @@
 """The Celery application: what it takes from the broker may be lost at any time without harm."""
 
-import json
-import sys
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from celery import Celery, signals
 
+from storage.embedded_launch import die_with_parent
 from storage.work import LEASE_S
 
 TICK_S = 1.0
 TIDY_S = 600.0
 QUEUE = "pointsman"
+ROUNDS_QUEUE = "pointsman-rounds"
+"""Rounds take minutes: on processes of their own, they keep nothing else waiting."""
+
+QUIET = ("--loglevel", "warning")
 
 
 def make_app(redis_url: str) -> Celery:
@@ -48,16 +55,29 @@ def make_app(redis_url: str) -> Celery:
     return app
 
 
-@signals.worker_ready.connect
-def _worker_ready(**_: Any) -> None:
-    _say_ready("worker")
+def run_node(app: Celery, queue: str, processes: int, say_ready: Callable[[], None]) -> None:
+    """Work on one queue until told to end; a process of the pool never outlives this one."""
+    parent = os.getpid()
+
+    def ready(**_: Any) -> None:
+        say_ready()
+
+    def begin(**_: Any) -> None:
+        die_with_parent(parent, signal.SIGKILL)
+
+    signals.worker_ready.connect(ready, weak=False)
+    signals.worker_process_init.connect(begin, weak=False)
+    app.worker_main(
+        ["worker", *QUIET, "--queues", queue, "--hostname", f"{queue}@%h", "--concurrency",
+         str(processes), "--without-gossip", "--without-mingle", "--without-heartbeat"]
+    )  # fmt: skip
 
 
-@signals.beat_init.connect
-def _beat_ready(**_: Any) -> None:
-    _say_ready("beat")
+def run_beat(app: Celery, schedule: Path, say_ready: Callable[[], None]) -> None:
+    """Run the schedule until told to end."""
 
+    def ready(**_: Any) -> None:
+        say_ready()
 
-def _say_ready(name: str) -> None:
-    sys.stdout.write(json.dumps({"ready": True, "process": name}) + "\n")
-    sys.stdout.flush()
+    signals.beat_init.connect(ready, weak=False)
+    app.start(["beat", *QUIET, "--schedule", str(schedule), "--pidfile", ""])

@@ -19,7 +19,7 @@ from controlplane.threads import one_thread
 from storage import work
 from storage.engine import connect
 from storage.work import Due
-from workers.app import TICK_S
+from workers.app import QUEUE, ROUNDS_QUEUE, TICK_S
 
 POOL_SIZE = 3
 
@@ -72,7 +72,8 @@ def tick() -> None:
     with means().engine.begin() as connection:
         found = agenda.find(connection, datetime.now(UTC))
     for due in found:
-        do.apply_async((str(due.policy_id), due.kind), expires=2 * TICK_S)
+        queue = ROUNDS_QUEUE if due.kind == work.ROUND else QUEUE
+        do.apply_async((str(due.policy_id), due.kind), queue=queue, expires=2 * TICK_S)
 
 
 @shared_task

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -129,3 +130,10 @@ def run(short_path: Path, database_url: str, redis_url: str) -> Iterator[Callabl
         process.stop()
     if os.environ.get("POINTSMAN_TEST_LOGS"):
         print((short_path / "logs" / "worker.log").read_text())
+
+
+def until(condition: Callable[[], bool], timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {timeout_s} s"
+        time.sleep(0.1)

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +16,7 @@ from controlplane.processes import Process
 from storage import versions, work
 from storage.embedded import redis_client_url
 from storage.work import Due
-from tests.workers.conftest import Log
+from tests.workers.conftest import Log, until
 from workers import tasks
 
 Start = Callable[..., Process]
@@ -102,10 +101,3 @@ def test_work_is_done_on_one_thread(
     engine.dispose()
     assert log.scalar("SELECT count(*) FROM interactions") == 10
     assert 1 in seen
-
-
-def until(condition: Callable[[], bool], timeout_s: float) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {timeout_s} s"
-        time.sleep(0.1)
