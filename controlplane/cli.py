@@ -36,7 +36,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     module = COMMANDS[command][0]
     if command in _OTHERS:
         os.execv(sys.executable, [sys.executable, "-m", module, command, *rest])  # noqa: S606
-    code: int = import_module(module).main(rest)
+    try:
+        code: int = import_module(module).main(rest)
+    except KeyboardInterrupt:
+        return 130
     return code
 
 

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from controlplane import keys
 from controlplane.errors import ControlPlaneError, NotFoundError
-from controlplane.settings import Settings
+from controlplane.settings import read_settings
 from controlplane.up import running_database
 from learners.ids import ENTROPY_BYTES, uuid7
 from storage import projects
@@ -23,8 +23,8 @@ from storage.migrate import SchemaError, require
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one of the key commands."""
     given = _parser().parse_args(argv)
-    settings = Settings()
     try:
+        settings = read_settings()
         if settings.database_url is not None:
             return _run(given, settings.database_url.get_secret_value())
         running = running_database(settings.data)

@@ -18,13 +18,14 @@ import sqlalchemy as sa
 from controlplane import keys
 from controlplane.errors import ControlPlaneError
 from controlplane.processes import Process, Program
-from controlplane.settings import Settings
+from controlplane.settings import Settings, read_settings
 from controlplane.signing import agree, public_keys
 from learners.ids import ENTROPY_BYTES, uuid7
 from storage import projects
 from storage.embedded import Embedded, EmbeddedError
 from storage.engine import connect
 from storage.migrate import SchemaError, migrate
+from storage.reach import UnreachableError, check_database, check_redis
 
 EDGE_KEY_FILE = "edge.key"
 RUNNING_FILE = "running.json"
@@ -42,6 +43,7 @@ class Addresses:
     edge: str
     admin_key: str | None
     data: Path
+    notes: tuple[str, ...] = ()
 
 
 class Stack:
@@ -53,16 +55,17 @@ class Stack:
         self._processes: list[Process] = []
         self._embedded: Embedded | None = None
         self._stopping = False
+        self._notes: list[str] = []
 
     def start(self) -> Addresses:
         """Start what is not given by URL, migrate, then start every program in order.
 
         Raises:
             EmbeddedError: A service does not start, or another process uses the data.
-            ControlPlaneError: A program does not start.
+            UnreachableError: A service that was given by URL does not answer.
+            ControlPlaneError: A program does not start, or a port is taken.
         """
         settings = self._settings
-        settings.data.mkdir(parents=True, exist_ok=True)
         database, redis = self._services()
         migrate(database)
         self._say_where(database)
@@ -96,7 +99,7 @@ class Stack:
             settings.edge_port,
         )
         self._wait_ready()
-        return Addresses(api, edge, admin, settings.data)
+        return Addresses(api, edge, admin, settings.data, tuple(self._notes))
 
     def check(self) -> list[str]:
         """Restart what has ended by itself; returns a line for each.
@@ -150,6 +153,10 @@ class Stack:
         settings = self._settings
         database = settings.database_url.get_secret_value() if settings.database_url else ""
         redis = settings.redis_url.get_secret_value() if settings.redis_url else ""
+        if database:
+            check_database(database)
+        if redis:
+            check_redis(redis)
         # It starts what no URL is given for, and keeps a second `up` off the data in any case.
         embedded = Embedded(settings.data, postgres=not database, redis=not redis)
         found = embedded.start()
@@ -201,10 +208,18 @@ class Stack:
             process.wait_ready()
 
     def _spawn_server(self, program: Program, wanted: int) -> str:
-        """Run a server on the wanted port, or on a free one where that is taken."""
+        """Run a server on the port that was asked for; a default one may give way to a free one."""
         host = self._settings.host
+        field = "edge_port" if program.name == "edge" else "port"
+        name = f"POINTSMAN_{field.upper()}"
         port = free_port(host, wanted)
-        name = f"POINTSMAN_{'EDGE_' if program.name == 'edge' else ''}PORT"
+        if wanted not in {0, port}:
+            if field in self._settings.model_fields_set:
+                raise ControlPlaneError(
+                    f"{name} is {wanted}, and another program listens there: free it, or give "
+                    "another port (0: any free one)"
+                )
+            self._notes.append(f"port {wanted} is taken: the {program.name} listens on {port}")
         fixed = Program(
             program.name, program.module, program.args, {**program.environment, name: str(port)}
         )
@@ -253,14 +268,19 @@ def running_database(data: Path) -> str | None:
 def banner(addresses: Addresses, database: str) -> str:
     """What a person needs to go on, in a few lines."""
     admin = addresses.admin_key or "made at the first start (`pointsman keys create` makes another)"
+    paste = f"export API={addresses.api} EDGE={addresses.edge}"
+    if addresses.admin_key:
+        paste += f" KEY={addresses.admin_key}"
     return "\n".join(
         (
+            *(f"  note       {note}" for note in addresses.notes),
             f"  dashboard  {addresses.api}/",
             f"  API        {addresses.api}/v1   (OpenAPI: {addresses.api}/openapi.json)",
             f"  edge       {addresses.edge}/v1   (OpenAI-compatible: model route/<policy>)",
             f"  admin key  {admin}",
             f"  database   {database}",
             f"  data, logs {addresses.data}",
+            f"  to paste   {paste}",
         )
     )
 
@@ -269,16 +289,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run until Ctrl-C or SIGTERM."""
     parser = argparse.ArgumentParser(prog="pointsman up", description=__doc__)
     parser.add_argument(
-        "--policies", default="chat", help="what the edge serves, comma separated; default: chat"
+        "--policies",
+        help="what the edge serves, comma separated; default: POINTSMAN_EDGE_POLICIES, else chat",
     )
     given = parser.parse_args(argv)
-    settings = Settings()
-    policies = [name.strip() for name in given.policies.split(",") if name.strip()]
-    stack = Stack(settings, policies=policies)
     ending = Ending()
     try:
+        settings = read_settings()
+        wanted = given.policies or settings.edge_policies
+        stack = Stack(settings, policies=[n.strip() for n in wanted.split(",") if n.strip()])
         print("starting …", flush=True)
         with stack as addresses:
+            ending.wait()
             kind = "by POINTSMAN_DATABASE_URL" if settings.database_url else "embedded"
             print(f"ready\n{banner(addresses, kind)}\nCtrl-C stops all.", flush=True)
             while not ending.asked:
@@ -286,24 +308,38 @@ def main(argv: Sequence[str] | None = None) -> int:
                     print(line, flush=True)
                 time.sleep(LOOK_S)
             print("stopping …", flush=True)
-    except (EmbeddedError, SchemaError, ControlPlaneError) as error:
+    except TROUBLE as error:
         print(f"pointsman up: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:  # while it was starting
+        print("stopped", flush=True)
         return 130
     print("stopped", flush=True)
     return 0
 
 
+TROUBLE = (EmbeddedError, SchemaError, UnreachableError, ControlPlaneError)
+"""What is told in one line, and not by a traceback."""
+
+
 class Ending:
-    """Whether somebody asked this process to end; the first Ctrl-C is enough."""
+    """Whether somebody asked this process to end, by Ctrl-C, SIGTERM or a closed terminal.
+
+    While it starts, that interrupts; after :meth:`wait` it is only noted, once or often.
+    """
 
     def __init__(self) -> None:
         self.asked = False
-        for sent in (signal.SIGINT, signal.SIGTERM):
+        self._interrupts = True
+        for sent in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(sent, self._ask)
 
+    def wait(self) -> None:
+        """From here on somebody looks at ``asked``."""
+        self._interrupts = False
+
     def _ask(self, _signal: int, _frame: FrameType | None) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
         self.asked = True
+        if self._interrupts:
+            self._interrupts = False  # what has started is stopped in peace
+            raise KeyboardInterrupt

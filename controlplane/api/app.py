@@ -16,7 +16,6 @@ import sqlalchemy as sa
 import structlog
 import uvicorn
 from fastapi import FastAPI
-from pydantic import ValidationError
 
 from controlplane import logs, signing
 from controlplane.api import (
@@ -37,7 +36,7 @@ from controlplane.api.limits import BodyLimit
 from controlplane.api.runtime import Runtime
 from controlplane.errors import ControlPlaneError, SettingsError
 from controlplane.publishing import Publisher
-from controlplane.settings import Settings
+from controlplane.settings import Settings, read_settings
 from storage import versions as stored
 from storage.engine import connect
 
@@ -122,10 +121,15 @@ def serve(settings: Settings) -> None:
             access_log=False,
             server_header=False,
             timeout_graceful_shutdown=STOP_S,
+            timeout_keep_alive=KEEP_ALIVE_S,
         )
         Server(config, app.state.runtime.announcements).run(sockets=[listening])
     finally:
         engine.dispose()
+
+
+KEEP_ALIVE_S = 75
+"""Longer than the pauses of edges, which report every few seconds over one connection."""
 
 
 class Server(uvicorn.Server):
@@ -161,11 +165,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.description = "The control plane's API and dashboard; settings are POINTSMAN_… variables"
     parser.parse_args(argv)
     try:
-        serve(Settings())
-    except ValidationError as error:
-        for one in error.errors():
-            print(f"POINTSMAN_{str(one['loc'][0]).upper()}: {one['msg']}", file=sys.stderr)  # noqa: T201
-        return 1
+        serve(read_settings())
     except ControlPlaneError as error:
         print(f"pointsman api: {error}", file=sys.stderr)  # noqa: T201 — a command line prints
         return 1

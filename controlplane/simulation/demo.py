@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import contextlib
 import math
+import os
 import shutil
 import sys
 import tempfile
@@ -15,24 +16,22 @@ import aiohttp
 from rich.console import Console
 from rich.live import Live
 
-from controlplane.errors import ControlPlaneError
 from controlplane.processes import Process, Program
-from controlplane.settings import Settings
+from controlplane.settings import Settings, read_settings
 from controlplane.simulation import demo_view
-from controlplane.simulation.contract import AnyWorld
+from controlplane.simulation.contract import AnyWorld, WorldError
 from controlplane.simulation.demo_client import POLICY, Client, DemoError, Places
 from controlplane.simulation.demo_view import Progress
 from controlplane.simulation.traffic import Traffic
 from controlplane.simulation.world import default_world
-from controlplane.up import Addresses, Ending, Stack
-from storage.embedded import EmbeddedError
-from storage.migrate import SchemaError
+from controlplane.up import TROUBLE, Addresses, Ending, Stack
 
 RATE_PER_S = 30.0
 CONCURRENCY = 512
 """An answer takes seconds, as real ones do."""
 LOOK_S = 1.0
 LINE_EVERY_S = 10.0
+ENOUGH_S = 90.0
 GATE = {"min_interactions": 1_300, "growth": 1.3, "margin": 0.01}
 """Rounds come often, so that one can watch; the evidence that they need is the same as anywhere."""
 
@@ -42,12 +41,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = _parser().parse_args(argv)
     data = given.data_dir or Path(tempfile.mkdtemp(prefix="pointsman-demo-"))
     if given.data_dir is None:
-        data.chmod(0o711)  # root's Postgres runs as another account and passes through
+        # Root's Postgres runs as another account, and passes through.
+        data.chmod(0o711 if os.geteuid() == 0 else 0o700)
     try:
-        return _run(given, Settings(data_dir=data))
-    except (ControlPlaneError, EmbeddedError, SchemaError, DemoError) as error:
+        return _run(given, read_settings(data_dir=data))
+    except (*TROUBLE, DemoError, WorldError) as error:
         print(f"pointsman demo: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     finally:
         if given.data_dir is None:
             shutil.rmtree(data, ignore_errors=True)
@@ -56,7 +58,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="pointsman demo", description=__doc__)
     option = parser.add_argument
-    option("--for", dest="seconds", type=_seconds, metavar="120s", help="end by itself")
+    option(
+        "--for",
+        dest="seconds",
+        type=_seconds,
+        metavar="120s",
+        help="end by itself, after the last answers",
+    )
     option("--rate", type=float, default=RATE_PER_S, help=f"requests a second; {RATE_PER_S:g}")
     option("--seed", type=int, default=0, help="of the simulated world and its users; default: 0")
     option("--data-dir", type=Path, help="keep the data here; default: a temporary directory")
@@ -89,6 +97,7 @@ def _run(given: argparse.Namespace, settings: Settings) -> int:
             port = pool.wait_ready()["port"]
             places = Places(addresses.api, addresses.edge, f"http://127.0.0.1:{port}")
             show = Show(given, console, ending)
+            ending.wait()
             asyncio.run(show.run(world, places, _admin_key(addresses)))
         finally:
             pool.stop()
@@ -121,7 +130,7 @@ class Show:
             self._console.print(
                 f"dashboard {places.api}/   edge {places.edge}/v1   admin key {key}\n"
                 f"{self._given.rate:g} requests a second to model route/{POLICY}; version 1 "
-                "explores evenly, and learners challenge it on what it earned"
+                "explores evenly, and learners challenge it on what it earned" + self._too_short()
             )
             traffic = Traffic(
                 edge_url=places.edge,
@@ -142,6 +151,11 @@ class Show:
                 await sending
             await progress.look(client)
             self._console.print(demo_view.summary(progress))
+
+    def _too_short(self) -> str:
+        if self._given.seconds is None or self._given.seconds >= ENOUGH_S:
+            return ""
+        return f"\nless than {ENOUGH_S:g} s may be too short to see a promotion"
 
     async def _watch(
         self, client: Client, progress: Progress, sending: "asyncio.Task[object]"

@@ -128,13 +128,11 @@ def table(progress: Progress) -> Table:
 def summary(progress: Progress) -> str:
     """What happened, in a few lines."""
     tally = progress.tally
-    counts = progress.status.get("counts", {})
     errors = sum(tally.errors.values())
-    head = f"{progress.elapsed_s:.0f} s: {tally.requests} requests, {errors} errors"
+    head = f"{progress.elapsed_s:.0f} s: {tally.requests:,} requests, {errors} errors"
     lines = [
         f"\n[bold]{head}, {progress.verdicts} verdicts[/]",
-        f"  feedback as it was taken: {dict(tally.feedback)}",
-        f"  stored: {counts}",
+        *_stored(progress),
     ]
     if not progress.promotions:
         lines.append("  no version has beaten the first one yet: give it longer")
@@ -149,6 +147,22 @@ def summary(progress: Progress) -> str:
     if comparison is not None:
         lines.extend(_compared(comparison, after))
     return "\n".join(lines)
+
+
+def _stored(progress: Progress) -> list[str]:
+    """What became of it all; the users hold some grades back, repeat some, and are late."""
+    counts, feedback = progress.status.get("counts", {}), progress.tally.feedback
+    taken = feedback["accepted"] + feedback["pending_join"]
+    decisions = (
+        f"{counts.get('decisions', 0):,} stored, {counts.get('joined', 0):,} joined, "
+        f"{counts.get('unrewarded', 0):,} of them never graded by their users"
+    )
+    grades = (
+        f"{taken:,} in time, {feedback['late']:,} late (it corrects the log), "
+        f"{feedback['duplicate']:,} repeated (counted once), {feedback['lost']:,} lost, "
+        f"{feedback['dropped']:,} not sent as the demo ended"
+    )
+    return [f"  decisions: {decisions}", f"  feedback: {grades}"]
 
 
 def _compared(comparison: Comparison, rows: list[Truth]) -> list[str]:

@@ -69,33 +69,23 @@ def up(data: Path, **environment: str) -> Iterator[Running]:
 def test_up_takes_free_ports_shows_the_key_once_keeps_the_data_and_stops_on_ctrl_c(
     short_path: Path,
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = str(taken.getsockname()[1])
-        with up(short_path, POINTSMAN_PORT=port, POINTSMAN_EDGE_PORT=port) as first:
-            api, key = first.address("dashboard").rstrip("/"), first.address("admin key")
-            assert not api.endswith(f":{port}")
-            headers = {"authorization": f"Bearer {key}"}
-            assert httpx.get(f"{first.address('edge')[:-3]}/healthz").status_code == 200
-            metric = httpx.put(
-                f"{api}/v1/metrics/thumbs", json={"type": "boolean"}, headers=headers
-            )
-            assert metric.status_code == 200
-            refused = subprocess.run(
-                [sys.executable, "-m", "controlplane.cli", "up"],
-                env=clean(short_path),
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=30,
-            )
-            assert refused.returncode == 1
-            assert "is in use by process" in refused.stderr
-            listed = keys_command(short_path, "list")
-            assert "first admin" in listed
-            assert key not in listed
-            made = keys_command(short_path, "create", "--name", "app", "--scopes", "read").strip()
-            assert first.interrupt() == 0
-            assert "stopped" in first.read()
+    with taken(8080), taken(8081), up(short_path) as first:
+        api, key = first.address("dashboard").rstrip("/"), first.address("admin key")
+        assert not api.endswith(":8080")
+        for port in (8080, 8081):
+            assert f"port {port} is taken" in first.read()
+        headers = {"authorization": f"Bearer {key}"}
+        assert httpx.get(f"{first.address('edge')[:-3]}/healthz").status_code == 200
+        metric = httpx.put(f"{api}/v1/metrics/thumbs", json={"type": "boolean"}, headers=headers)
+        assert metric.status_code == 200
+        refused = up_refuses(short_path)
+        assert "is in use by process" in refused
+        listed = keys_command(short_path, "list")
+        assert "first admin" in listed
+        assert key not in listed
+        made = keys_command(short_path, "create", "--name", "app", "--scopes", "read").strip()
+        assert first.interrupt() == 0
+        assert "stopped" in first.read()
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{api}/healthz")
     with up(short_path, POINTSMAN_PORT="0", POINTSMAN_EDGE_PORT="0") as second:
@@ -147,6 +137,48 @@ def test_a_given_database_is_not_written_down_and_the_edge_gets_none_of_the_secr
         assert running.interrupt() == 0
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("POINTSMAN_PORT", "abc", "POINTSMAN_PORT is 'abc'"),
+        ("POINTSMAN_DATABASE_URL", "postgresql://x:y@127.0.0.1:1/z", "POINTSMAN_DATABASE_URL"),
+        ("POINTSMAN_DATABASE_URL", "nonsense", "POINTSMAN_DATABASE_URL"),
+        ("POINTSMAN_REDIS_URL", "redis://127.0.0.1:1/0", "POINTSMAN_REDIS_URL"),
+    ],
+)
+def test_a_setting_that_cannot_work_is_named_in_one_line(
+    short_path: Path, name: str, value: str, told: str
+) -> None:
+    said = up_refuses(short_path, **{name: value})
+    assert told in said
+    assert "Traceback" not in said
+
+
+def test_a_port_that_was_asked_for_and_is_taken_is_an_error(short_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        assert f"POINTSMAN_PORT is {port}" in up_refuses(short_path, POINTSMAN_PORT=port)
+
+
+def test_ctrl_c_while_it_starts_stops_what_has_started(short_path: Path) -> None:
+    popen = subprocess.Popen(
+        [sys.executable, "-m", "controlplane.cli", "up"],
+        env={**clean(short_path), "POINTSMAN_PORT": "0", "POINTSMAN_EDGE_PORT": "0"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    deadline = time.monotonic() + START_S
+    while not (short_path / "logs" / "api.log").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    popen.send_signal(signal.SIGINT)
+    out, _ = popen.communicate(timeout=STOP_S)
+    assert popen.returncode == 130
+    assert "Traceback" not in out
+    assert working_in(short_path) == []
+
+
 @pytest.mark.external
 def test_up_uses_the_services_that_are_given_by_url(
     short_path: Path, external_empty_database_url: str, external_redis_url: str
@@ -161,6 +193,31 @@ def test_up_uses_the_services_that_are_given_by_url(
         assert httpx.get(f"{running.address('dashboard')}readyz").status_code == 200
         assert not (short_path / "postgres").exists()
         assert running.interrupt() == 0
+
+
+@contextmanager
+def taken(port: int) -> Iterator[None]:
+    """Somebody listens on the port: another program, or else this test."""
+    try:
+        server = socket.create_server(("127.0.0.1", port))
+    except OSError:
+        yield
+        return
+    with server:
+        yield
+
+
+def up_refuses(data: Path, **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "controlplane.cli", "up"],
+        env={**clean(data), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=START_S,
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    return done.stderr
 
 
 def clean(data: Path) -> dict[str, str]:
