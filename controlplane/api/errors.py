@@ -117,6 +117,11 @@ async def _gate(_request: Request, error: Exception) -> Response:
 async def _invalid(_request: Request, error: Exception) -> Response:
     found = error.errors() if isinstance(error, RequestValidationError) else []
     first = found[0] if found else {}
+    if first.get("type") == "json_invalid":
+        place, why = first["loc"][-1], first["ctx"]["error"]
+        return problem(
+            400, f"the body is not JSON: {why} at character {place}", remedy="send a JSON object"
+        )
     field, detail = place_of(first), str(first.get("msg", "the request is malformed"))
     return problem(
         422,

@@ -34,10 +34,12 @@ def test_a_refused_field_is_named_with_its_value_and_a_remedy(api: Api) -> None:
     assert problem["title"].startswith("Unprocessable")
 
 
-def test_a_body_that_is_not_json_is_422(api: Api) -> None:
-    answer = api("PUT", "/v1/metrics/m", content=b"{", content_type="application/json")
-    assert answer.status_code == 422
+def test_a_body_that_is_not_json_is_400_and_says_where(api: Api) -> None:
+    body = b'{"type": boolean}'
+    answer = api("PUT", "/v1/metrics/m", content=body, content_type="application/json")
+    assert answer.status_code == 400
     assert answer.headers["content-type"] == "application/problem+json"
+    assert "character 9" in answer.json()["detail"]
 
 
 def test_a_long_value_is_cut_short(api: Api) -> None:
