@@ -19,6 +19,10 @@ KEY_LIFE = timedelta(days=2)
 STRAY_LIFE = timedelta(days=31)
 """How long a decision is waited for that was spoken of and has not arrived."""
 
+BATCHES_A_LEASE = 50
+KEPT_BUNDLES = 20
+"""Of each policy, with their bytes."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -50,21 +54,29 @@ def perform(engine: sa.Engine, publisher: Publisher, due: Due) -> None:
 
 
 def settle(engine: sa.Engine, policy_id: UUID, now: datetime) -> int:
-    """Join all that is due, one transaction a batch; returns how many decisions."""
+    """Join what is due, one transaction a batch; returns how many decisions.
+
+    After so many batches it asks for more time and ends, well before its lease does: what a new
+    reward puts back into the queue can be millions.
+    """
     total = 0
-    while True:
+    for _ in range(BATCHES_A_LEASE):
         with engine.begin() as connection:
             taken = join.settle(connection, policy_id, now=now)
         total += taken
         if taken < join.BATCH:
             return total
+    with engine.begin() as connection:
+        work.ask(connection, policy_id, JOIN, now)
+    return total
 
 
 def tidy(connection: sa.Connection, now: datetime) -> None:
-    """Make the coming months' partitions; forget old keys, and decisions that never came."""
+    """Make the coming months' partitions; forget old keys, bundles and what never came."""
     ensure_partitions(connection, now)
     events.forget_keys(connection, now - KEY_LIFE)
     events.forget_strays(connection, now - STRAY_LIFE)
+    versions.forget_bodies(connection, keep=KEPT_BUNDLES)
 
 
 def _grown(connection: sa.Connection) -> list[UUID]:

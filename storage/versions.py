@@ -156,6 +156,8 @@ def set_state(
 def retire_candidates(connection: sa.Connection, policy_id: UUID, *, keep: int) -> None:
     """Retire waiting candidates, and forget the oldest that never served beyond ``keep``.
 
+    Those that are kept lose what only further learning would need; they can still be served.
+
     Raises:
         ValueError: ``keep`` is below 1: the newest must stay, or its number would come again.
     """
@@ -169,20 +171,23 @@ def retire_candidates(connection: sa.Connection, policy_id: UUID, *, keep: int) 
     served = sa.select(bundles.c.version).where(bundles.c.policy_id == policy_id)
     named = sa.select(aliases.c.version).where(aliases.c.policy_id == policy_id)
     never_served = (
-        sa.select(versions.c.number)
-        .where(
-            versions.c.policy_id == policy_id,
-            versions.c.state == "retired",
-            versions.c.number.not_in(served),
-            versions.c.number.not_in(named),
-        )
-        .order_by(versions.c.number.desc())
-        .offset(keep)
+        (versions.c.policy_id == policy_id)
+        & (versions.c.state == "retired")
+        & versions.c.number.not_in(served)
+        & versions.c.number.not_in(named)
+    )
+    newest_first = (
+        sa.select(versions.c.number).where(never_served).order_by(versions.c.number.desc())
     )
     connection.execute(
         sa.delete(versions).where(
-            versions.c.policy_id == policy_id, versions.c.number.in_(never_served)
+            versions.c.policy_id == policy_id, versions.c.number.in_(newest_first.offset(keep))
         )
+    )
+    connection.execute(
+        sa.update(versions)
+        .where(never_served, versions.c.snapshot.is_not(None))
+        .values(snapshot=None)
     )
 
 
@@ -215,6 +220,32 @@ def put_alias(
 def add_bundle(connection: sa.Connection, bundle: StoredBundle) -> None:
     """Store a published bundle."""
     connection.execute(sa.insert(bundles).values(**asdict(bundle)))
+
+
+def forget_bodies(connection: sa.Connection, *, keep: int) -> None:
+    """Drop the bytes of each policy's bundles but the newest ``keep``.
+
+    The rows stay, as the history of what served.
+
+    Raises:
+        ValueError: ``keep`` is below 1: edges pull the newest.
+    """
+    if keep < 1:
+        raise ValueError(f"keep is {keep}: give at least 1, as edges pull the newest")
+    newest = (
+        sa.select(bundles.c.policy_id, sa.func.max(bundles.c.serial).label("serial"))
+        .group_by(bundles.c.policy_id)
+        .subquery()
+    )
+    connection.execute(
+        sa.update(bundles)
+        .where(
+            bundles.c.policy_id == newest.c.policy_id,
+            bundles.c.serial <= newest.c.serial - keep,
+            bundles.c.body.is_not(None),
+        )
+        .values(body=None)
+    )
 
 
 def next_serial(connection: sa.Connection, policy_id: UUID) -> int:

@@ -162,6 +162,53 @@ def test_retired_candidates_are_forgotten_except_the_newest_and_what_served(grou
     assert {found[n] for n in (2, 4, 8, 9, 10)} == {"retired"}
 
 
+def test_a_retired_candidate_keeps_its_snapshot_only_where_it_served(ground: Ground):
+    with ground.engine.begin() as connection:
+        for number in range(1, 6):
+            versions.add_version(connection, version(ground, number, snapshot=b"state"))
+    publish(ground, 1, 2)
+    with ground.engine.begin() as connection:
+        versions.set_state(connection, ground.policy_id, [1], "retired")
+        versions.set_state(connection, ground.policy_id, [2], "champion")
+        versions.put_alias(connection, ground.policy_id, "shadow", 3, T0)
+        versions.retire_candidates(connection, ground.policy_id, keep=200)
+        versions.add_version(connection, version(ground, 6, snapshot=b"state"))
+        found = {
+            number: versions.find_version(connection, ground.policy_id, number)
+            for number in range(1, 7)
+        }
+    kept = {n: one.snapshot for n, one in found.items() if one is not None}
+    assert kept == {1: b"state", 2: b"state", 3: b"state", 4: None, 5: None, 6: b"state"}
+    assert all(one.tensors for one in found.values() if one is not None)
+
+
+def test_old_bundles_lose_their_bytes_and_stay_in_the_history(ground: Ground):
+    other = lay(ground.engine)
+    publish(ground, 1, 2, 3, 4, 5)
+    publish(other, 1, 2)
+    with ground.engine.begin() as connection:
+        newest = versions.newest_bundle(connection, ground.policy_id)
+        versions.forget_bodies(connection, keep=2)
+        assert versions.newest_bundle(connection, ground.policy_id) == newest
+        history = versions.list_bundles(connection, ground.policy_id)
+        bodies = connection.execute(
+            sa.text(
+                "SELECT policy_id, serial FROM bundles WHERE body IS NOT NULL "
+                "AND policy_id IN (:ours, :other) ORDER BY serial DESC"
+            ),
+            {"ours": ground.policy_id, "other": other.policy_id},
+        )
+        assert [tuple(row) for row in bodies] == [
+            (ground.policy_id, 5),
+            (ground.policy_id, 4),
+            (other.policy_id, 2),
+            (other.policy_id, 1),
+        ]
+        with pytest.raises(ValueError, match="keep is 0"):
+            versions.forget_bodies(connection, keep=0)
+    assert [row["serial"] for row in history] == [5, 4, 3, 2, 1]
+
+
 def test_what_is_forgotten_leaves_no_number_to_be_used_again(ground: Ground):
     add(ground, 1, 2, 3)
     with ground.engine.begin() as connection:

@@ -11,8 +11,9 @@ import redis
 import sqlalchemy as sa
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from controlplane import agenda
+from controlplane import agenda, publishing
 from controlplane.processes import Process
+from feedback import join
 from storage import versions, work
 from storage.embedded import redis_client_url
 from storage.work import Due
@@ -101,3 +102,37 @@ def test_work_is_done_on_one_thread(
     engine.dispose()
     assert log.scalar("SELECT count(*) FROM interactions") == 10
     assert 1 in seen
+
+
+def test_a_join_of_very_many_makes_progress_over_several_leases(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(join, "BATCH", 10)
+    monkeypatch.setattr(join.settle, "__kwdefaults__", {"limit": 10})
+    monkeypatch.setattr(agenda, "BATCHES_A_LEASE", 3)
+    log.grow(80)
+    done: list[int] = []
+    for _ in range(4):
+        now = datetime.now(UTC)
+        with log.engine.begin() as connection:
+            due = work.find_due(connection, now) if done else agenda.find(connection, now)
+        joins = [one for one in due if one.kind == work.JOIN]
+        if not joins:
+            break
+        with work.lease(log.engine, joins[0], "test", now) as held:
+            assert held
+            agenda.perform(log.engine, log.publisher, joins[0])
+        done.append(log.scalar("SELECT count(*) FROM interactions"))
+    assert done == [30, 60, 80]
+    assert log.scalar("SELECT count(*) FROM work WHERE last_error IS NOT NULL") == 0
+
+
+def test_tidying_drops_the_bytes_of_old_bundles(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agenda, "KEPT_BUNDLES", 1)
+    now = datetime.now(UTC)
+    with log.engine.begin() as connection:
+        publishing.republish(connection, log.publisher, log.policy, reason="again", now=now)
+        agenda.tidy(connection, now)
+    assert log.scalar("SELECT count(*) FROM bundles") == 2
+    assert log.scalar("SELECT count(body) FROM bundles") == 1
+    assert log.scalar("SELECT serial FROM bundles WHERE body IS NOT NULL") == 2
