@@ -51,6 +51,12 @@ class Announcements:
         for woken in self._waiting:
             _wake(woken)
 
+    async def finished(self) -> None:
+        """Close, and let a look at the database that is under way give its connection back."""
+        self.close()
+        if self._poll is not None:
+            await self._poll
+
     async def _watch(self) -> None:
         while self._waiting and not self._closed:
             await asyncio.sleep(self._interval_s)

@@ -60,7 +60,7 @@ def create_app(settings: Settings, engine: sa.Engine, publisher: Publisher) -> F
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         yield
-        announcements.close()
+        await announcements.finished()
 
     app = FastAPI(
         title="Pointsman",
