@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from controlplane import logs, signing
-from controlplane.errors import ControlPlaneError
-from controlplane.settings import Settings
+from controlplane.errors import ControlPlaneError, SettingsError
+from controlplane.settings import Settings, read_settings
 from storage.engine import connect
 from workers.app import QUEUE, ROUNDS_QUEUE, make_app, run_beat, run_node
 from workers.nodes import Node, run
@@ -22,7 +22,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a worker or the schedule until it is told to end."""
     parser = _parser()
     given = parser.parse_args(argv)
-    settings = Settings()
+    try:
+        settings = read_settings()
+    except SettingsError as error:
+        parser.error(str(error))
     if settings.redis_url is None or settings.database_url is None:
         parser.error(
             "set POINTSMAN_DATABASE_URL and POINTSMAN_REDIS_URL, or run `pointsman up`, which "

@@ -13,7 +13,7 @@ from celery import shared_task
 from controlplane import agenda
 from controlplane.errors import SettingsError
 from controlplane.publishing import Publisher
-from controlplane.settings import Settings
+from controlplane.settings import Settings, read_settings
 from controlplane.signing import load_keys
 from controlplane.threads import one_thread
 from storage import work
@@ -45,7 +45,7 @@ class _Process:
 def means() -> Means:
     """This process's connections and keys."""
     if _Process.means is None or _Process.pid != os.getpid():
-        _Process.pid, _Process.means = os.getpid(), _open(Settings())
+        _Process.pid, _Process.means = os.getpid(), _open(read_settings())
     return _Process.means
 
 
