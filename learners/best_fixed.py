@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from learners import snapshot as files
-from learners.contract import Params, Spec, check, resolve_params
+from learners.contract import Params, Spec, check
 from learners.interactions import Interactions
-from learners.schedule import EXPLORATION_PARAMS, Moments, at_least, explore
+from learners.schedule import EXPLORATION_PARAMS, Moments, checked_params, explore
 from learners.scorer import Scorer, constant
 
 NAME = "best_fixed"
@@ -37,9 +37,8 @@ class State:
 
 def init(spec: Spec) -> State:
     """Nothing learnt yet."""
-    params = resolve_params(NAME, PARAMS, spec.params)
-    at_least(NAME, params, {"prior": 1e-9, "max_importance": 1.0})
-    explore(params, Moments())
+    least = {"prior": 1e-9, "max_importance": 1.0}
+    params = checked_params(NAME, PARAMS, spec.params, least)
     empty = np.zeros(len(spec.arms))
     return State(spec, params, empty, empty, empty, Moments())
 

@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from learners import snapshot as files
-from learners.contract import Params, Spec, check, resolve_params
+from learners.contract import Params, Spec, check
 from learners.errors import SpecError
 from learners.interactions import Interactions
-from learners.schedule import EXPLORATION_PARAMS, Moments, at_least, explore
+from learners.schedule import EXPLORATION_PARAMS, Moments, checked_params, explore
 from learners.scorer import Scorer
 
 NAME = "linucb"
@@ -62,10 +62,8 @@ def init(spec: Spec) -> State:
     Raises:
         SpecError: A parameter is out of range, or the statistics would be too large.
     """
-    params = resolve_params(NAME, PARAMS, spec.params)
     least = {"alpha": 0.0, "ridge": 0.0, "ridge_constant": 1e-9, "pooling": 0.0}
-    at_least(NAME, params, least)
-    explore(params, Moments())
+    params = checked_params(NAME, PARAMS, spec.params, least)
     k, d = len(spec.arms), spec.schema.dimension
     if k * d * d > MAX_ENTRIES:
         raise SpecError(

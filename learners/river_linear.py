@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from river import linear_model, optim, utils
 
 from learners import snapshot as files
-from learners.contract import Params, Spec, check, resolve_params
+from learners.contract import Params, Spec, check
 from learners.errors import SpecError
 from learners.interactions import Interactions
-from learners.schedule import EXPLORATION_PARAMS, Moments, at_least, explore, standardise
+from learners.schedule import EXPLORATION_PARAMS, Moments, checked_params, explore, standardise
 from learners.scorer import Scorer
 
 NAME = "river"
@@ -59,12 +59,10 @@ def init(spec: Spec) -> State:
     Raises:
         SpecError: A parameter is out of range, or there are too many weights.
     """
-    params = resolve_params(NAME, PARAMS, spec.params)
     least = {"rate": 1e-9, "l2": 0.0, "importance": 0.0, "max_importance": 1e-9}
-    at_least(NAME, params, least)
+    params = checked_params(NAME, PARAMS, spec.params, least)
     if float(params["importance"]) > 1.0:
         raise SpecError(f"river.importance is {params['importance']}: give 0 to 1")
-    explore(params, Moments())
     k, d = len(spec.arms), spec.schema.dimension
     if k * d > MAX_WEIGHTS:
         raise SpecError(f"{k * d} weights: river takes at most {MAX_WEIGHTS}; use fewer columns")

@@ -8,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from learners.contract import Params
+from learners.contract import Params, resolve_params
 from learners.errors import SpecError
 from learners.exploration import Exploration, ExplorationKind
 from learners.interactions import Interactions
@@ -108,6 +108,26 @@ def explore(params: Mapping[str, Any], moments: Moments) -> Exploration:
         gamma=float(params["gamma"]) * growth / moments.scale,
         temperature=float(params["temperature"]) * moments.scale,
     )
+
+
+def checked_params(
+    learner: str, defaults: Params, given: Params, limits: Mapping[str, float]
+) -> dict[str, Any]:
+    """The defaults with the given values over them, each of its type and within its range.
+
+    Args:
+        learner: its name, for the message.
+        defaults: what it takes, :data:`EXPLORATION_PARAMS` included.
+        given: what a policy asks for.
+        limits: the least value of each parameter of its own.
+
+    Raises:
+        SpecError: A name is unknown, or a value has the wrong type or is out of range.
+    """
+    params = resolve_params(learner, defaults, given)
+    at_least(learner, params, limits)
+    explore(params, Moments())
+    return params
 
 
 def at_least(learner: str, params: Mapping[str, Any], limits: Mapping[str, float]) -> None:

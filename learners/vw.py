@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 from vowpal_wabbit_next import CBLabel, Example, Workspace
 
 from learners import snapshot as files
-from learners.contract import Params, Spec, check, resolve_params
+from learners.contract import Params, Spec, check
 from learners.errors import SpecError
 from learners.interactions import Interactions
-from learners.schedule import EXPLORATION_PARAMS, Moments, at_least, explore, standardise
+from learners.schedule import EXPLORATION_PARAMS, Moments, checked_params, explore, standardise
 from learners.scorer import Scorer
 
 NAME = "vw"
@@ -55,11 +55,9 @@ def init(spec: Spec) -> State:
     Raises:
         SpecError: A parameter is out of range, or there are too many weights.
     """
-    params = resolve_params(NAME, PARAMS, spec.params)
-    at_least(NAME, params, {"rate": 1e-9, "importance": 0.0})
+    params = checked_params(NAME, PARAMS, spec.params, {"rate": 1e-9, "importance": 0.0})
     if float(params["importance"]) > 1.0:
         raise SpecError(f"vw.importance is {params['importance']}: give 0 to 1")
-    explore(params, Moments())
     weights = len(spec.arms) * spec.schema.dimension
     if weights > MAX_WEIGHTS:
         raise SpecError(f"{weights} weights: vw takes at most {MAX_WEIGHTS}; use fewer columns")
