@@ -42,14 +42,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="pointsman keys", description=__doc__)
-    parser.add_argument("--project", default=keys.DEFAULT_PROJECT)
+    parser.add_argument(
+        "--project",
+        default=keys.DEFAULT_PROJECT,
+        help=f"whose keys; default: {keys.DEFAULT_PROJECT}; `create` makes a new one",
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     create = commands.add_parser("create", help="print a new key, this once")
-    create.add_argument("--name", required=True)
+    create.add_argument("--name", required=True, help="who uses it: its feedback bears this name")
     create.add_argument("--scopes", required=True, help=f"comma separated: {','.join(keys.SCOPES)}")
-    commands.add_parser("list")
-    revoke = commands.add_parser("revoke")
-    revoke.add_argument("id", type=UUID)
+    commands.add_parser("list", help="the project's keys, revoked ones too; no token is shown")
+    revoke = commands.add_parser("revoke", help="end a key at once and for good, by its id")
+    revoke.add_argument("id", type=UUID, help="as `pointsman keys list` shows it")
     return parser
 
 
@@ -87,9 +91,16 @@ def _perform(
     if given.command == "revoke":
         keys.revoke(connection, project, given.id, now)
         return f"revoked {given.id}"
-    rows = projects.list_keys(connection, project)
+    return _table(projects.list_keys(connection, project))
+
+
+def _table(rows: Sequence[projects.StoredKey]) -> str:
+    """The keys under a header, in columns; a name comes last, as it may be long."""
+    cells = [("id", "token", "scopes", "name")]
+    for key in rows:
+        name = f"{key.name}{'  (revoked)' if key.revoked_at else ''}"
+        cells.append((str(key.id), f"pm_{key.prefix}_…", ",".join(key.scopes), name))
+    widths = [max(len(row[i]) for row in cells) for i in range(3)]
     return "\n".join(
-        f"{key.id}  pm_{key.prefix}_…  {','.join(key.scopes):24} {key.name}"
-        f"{'  (revoked)' if key.revoked_at else ''}"
-        for key in rows
+        "  ".join((*(f"{row[i]:{widths[i]}}" for i in range(3)), row[3])) for row in cells
     )

@@ -50,14 +50,14 @@ def main(argv: Sequence[str]) -> int:
         world = build_world(options)
         asyncio.run(serve(Pool(world, options.speed), options.host, options.port))
     except (WorldError, TableError, OSError) as error:
-        sys.stderr.write(f"pool: {error}\n")
+        sys.stderr.write(f"pointsman pool: {error}\n")
         return 2
     return 0
 
 
 def read_options(argv: Sequence[str]) -> Options:
     """Read the command line."""
-    parser = argparse.ArgumentParser(prog="pool", description=_DESCRIPTION)
+    parser = argparse.ArgumentParser(prog="pointsman pool", description=_DESCRIPTION)
     option = parser.add_argument
     option("--host", default="127.0.0.1", help="default: 127.0.0.1; /admin asks for no key")
     option("--port", type=int, default=8090, help="default: 8090; 0: any free one")

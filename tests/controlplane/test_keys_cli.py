@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -18,11 +19,24 @@ def test_a_key_is_made_listed_and_revoked(cli, capsys):
     token = capsys.readouterr().out.strip()
     assert cli(["--project", "shop", "list"]) == 0
     listed = capsys.readouterr().out
+    header, row = listed.splitlines()
+    assert header.split() == ["id", "token", "scopes", "name"]
+    assert [header.index(name) for name in ("token", "name")] == [
+        row.index(text) for text in ("pm_", "app")
+    ]
     assert token[:15] in listed
     assert token not in listed
-    assert cli(["--project", "shop", "revoke", listed.split()[0]]) == 0
+    assert cli(["--project", "shop", "revoke", row.split()[0]]) == 0
     assert cli(["--project", "shop", "list"]) == 0
     assert "(revoked)" in capsys.readouterr().out
+
+
+def test_the_help_says_what_each_command_does(cli, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        cli(["--help"])
+    said = capsys.readouterr().out
+    for command in ("create", "list", "revoke"):
+        assert re.search(rf"^ +{command} {{2,}}\w+", said, re.MULTILINE), said
 
 
 @pytest.mark.parametrize("command", [["list"], ["revoke", "019b0000-0000-7000-8000-000000000000"]])

@@ -1,5 +1,6 @@
 import json
 import logging
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import structlog
@@ -27,6 +28,9 @@ def test_every_line_is_json_on_standard_error(capsys):
     rows = [json.loads(line) for line in found.err.splitlines()]
     assert [row["event"] for row in rows] == ["policy.published", "broken pipe"]
     assert rows[0]["serial"] == 3
+    now = datetime.now(UTC)
+    for row in rows:
+        assert abs(datetime.fromisoformat(row["at"]) - now) < timedelta(minutes=1)
     assert found.out == ""
 
 
