@@ -9,6 +9,8 @@ UV_VERSION := 0.13.8
 UV_STAMP := .uv/uv-$(UV_VERSION).stamp
 VENV_STAMP := .venv/synced.stamp
 BIN := .venv/bin
+# A file's tests stay together; each worker has services of its own.
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 
 # A PYTHON that was asked for is taken or refused; the default may fall back on a versioned name.
 ifeq ($(origin PYTHON),file)
@@ -30,6 +32,9 @@ endif
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
+.PHONY: setup
+setup: $(VENV_STAMP) ## Make .venv with all that is needed, and nothing else
+
 .PHONY: demo
 demo: $(VENV_STAMP) ## Start everything on example traffic (ARGS=…)
 	$(BIN)/pointsman demo $(ARGS)
@@ -40,7 +45,7 @@ up: $(VENV_STAMP) ## Start the control plane, workers and an edge (ARGS=…)
 
 .PHONY: test
 test: $(VENV_STAMP) ## Run the tests (ARGS="-k name")
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest $(PARALLEL) $(ARGS)
 
 .PHONY: check
 check: $(VENV_STAMP) ## Format, lint, types, import contracts and tests: what CI runs
@@ -48,7 +53,7 @@ check: $(VENV_STAMP) ## Format, lint, types, import contracts and tests: what CI
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest $(PARALLEL) $(ARGS)
 
 .PHONY: format
 format: $(VENV_STAMP) ## Format, and fix what can be fixed
