@@ -211,39 +211,51 @@ def _read(options: argparse.Namespace) -> tuple[tables.Table, tables.Table, dict
 
 def render(found: Mapping[str, Any]) -> str:
     """The report as a small table for people."""
-    rows = [("", "test reward", "test score", "test cost USD")]
+    rows: list[tuple[str, ...]] = [("", "test reward", "test score", "test cost USD")]
     columns = ("test_reward", "test_score", "test_cost_usd")
     rows.append((found["learner"], *(_cell(found[column]["mean"]) for column in columns)))
     for name, value in found["baselines"].items():
         if value is not None:
-            rows.append((name, *(_cell(value[column]) for column in columns)))
+            rows.append((f"baseline {name}", *(_cell(value[column]) for column in columns)))
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
     lines = [
         f"{row[0]:<{widths[0]}}" + "".join(f"  {row[i]:>{widths[i]}}" for i in range(1, 4))
         for row in rows
     ]
-    online, se = found["online_reward"]["mean"], found["test_reward"]["se"]
     head = (
-        f"{found['learner']} over {len(found['arms'])} arms: {found['events']} requests, "
-        f"{found['seeds']} seeds, {found['probes']} probes; judged on {found['test_queries']} "
-        f"queries ({found['test_side']})"
+        f"{found['learner']} over {_count(len(found['arms']), 'arm')}: "
+        f"{_count(found['events'], 'request')}, {_count(found['seeds'], 'seed')}, "
+        f"{_count(found['probes'], 'probe')}; judged on "
+        f"{_count(found['test_queries'], 'query', 'queries')} ({found['test_side']})"
     )
-    tail = (
-        f"online reward {online:.4f}; test reward +- {_cell(se)} over the seeds; "
-        f"{found['interactions_per_s']:.0f} interactions/s, {found['wall_s']:.1f} s"
-    )
-    return "\n".join([head, f"reward {found['reward']}", "", *lines, "", *_omissions(found), tail])
+    told = [head, f"reward {found['reward']}", "", *lines, "", *_omissions(found), _tail(found)]
+    return "\n".join(told)
+
+
+def _tail(found: Mapping[str, Any]) -> str:
+    parts = [f"online reward {found['online_reward']['mean']:.4f}"]
+    if found["test_reward"]["se"] is not None:  # a single seed says nothing of the spread
+        parts.append(f"standard error of the test reward {_cell(found['test_reward']['se'])}")
+    parts.append(f"{found['interactions_per_s']:.0f} interactions/s, {found['wall_s']:.1f} s")
+    return "; ".join(parts)
+
+
+def _count(n: int, one: str, many: str | None = None) -> str:
+    return f"{n} {one if n == 1 else many or one + 's'}"
 
 
 def _omissions(found: Mapping[str, Any]) -> list[str]:
     """What a reader would otherwise take for known."""
     lines = []
     if found["dropped"]:
-        lines.append(f"{found['dropped']} queries left out: not every arm has answered them")
+        left_out = _count(found["dropped"], "query", "queries")
+        lines.append(f"{left_out} left out: not every arm has answered")
     if found["without_cost"]:
-        lines.append(f"{found['without_cost']} queries left out: an arm's cost is blank")
+        left_out = _count(found["without_cost"], "query", "queries")
+        lines.append(f"{left_out} left out: an arm's cost is blank")
     elif found["blank_costs"]:
-        lines.append(f"{found['blank_costs']} blank costs, counted as 0 in the test cost")
+        blank = _count(found["blank_costs"], "blank cost")
+        lines.append(f"{blank}, counted as 0 in the test cost")
     return lines
 
 

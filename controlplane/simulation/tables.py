@@ -167,7 +167,7 @@ class _Queries:
             for line, row in file.rows():
                 name = _name(row[at], path, line, "query_id")
                 if name in index:
-                    raise _bad(path, line, "query_id", f"{name!r} is there twice: keep one row")
+                    raise _repeated(path, line, name, file.header)
                 index[name] = len(index)
                 if texts is not None and text_at is not None:
                     texts.append(row[text_at])
@@ -357,6 +357,16 @@ def _name(text: str, path: Path, line: int, column: str) -> str:
     if text.strip() != text or text.splitlines() != [text]:
         raise _bad(path, line, column, f"{text!r} is blank, padded or of several lines: name it")
     return text
+
+
+def _repeated(path: Path, line: int, query: str, header: Sequence[str]) -> TableError:
+    """A query that stands twice, as it may in an outcomes file that was given for the other."""
+    if {"model", "score"} <= set(header):
+        return TableError(
+            f"{path}: this is an outcomes file (it has the columns model and score, and {query!r} "
+            "twice): give it as --outcomes, and the file of the queries as --queries"
+        )
+    return _bad(path, line, "query_id", f"{query!r} is there twice: keep one row")
 
 
 def _bad(path: Path, line: int, column: str, text: str) -> TableError:

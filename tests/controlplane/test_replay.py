@@ -154,6 +154,24 @@ def test_without_json_a_table_is_printed(capsys, table):
     printed = capsys.readouterr().out
     assert "test reward" in printed
     assert "full_information" in printed
+    assert "standard error of the test reward" in printed
+    names = [line.split("  ")[0] for line in printed.splitlines()]
+    assert names.count("best_fixed") == names.count("baseline best_fixed") == 1
+
+
+def test_one_seed_is_one_seed_and_has_no_standard_error(capsys, table):
+    assert main([*table, "--learner", "best_fixed", "--seeds", "1", "--probes", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "1 seed, 1 probe;" in printed
+    assert "standard error" not in printed
+
+
+def test_files_that_were_swapped_are_said_to_be(capsys, table):
+    swapped = ["--queries", table[3], "--outcomes", table[1], "--learner", "best_fixed"]
+    assert main(swapped) == 2
+    said = capsys.readouterr().err
+    assert f"{table[3]}: this is an outcomes file" in said
+    assert "give it as --outcomes" in said
 
 
 def spoil(path: str, line: int, column: int, value: str) -> None:
