@@ -79,7 +79,9 @@ def _row(row: dict[str, Any]) -> str:
 
 
 def _number(value: Any) -> str:
-    return f"{value:,.4g}" if isinstance(value, (int, float)) else str(value or "")
+    if not isinstance(value, (int, float)):
+        return str(value or "")
+    return f"{value:,.0f}" if abs(value) >= 1_000 else f"{value:.4g}"
 
 
 def write(text: str) -> None:
