@@ -8,10 +8,12 @@ import os
 import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psycopg
 import pytest
 import redis
 import sqlalchemy as sa
@@ -21,6 +23,8 @@ from storage.engine import connect, normalise
 from storage.migrate import migrate
 
 REDIS_DATABASES = 16
+
+DROP_TRIES = 50
 
 
 @pytest.fixture(scope="session")
@@ -156,7 +160,21 @@ def fresh_database(url: str, *, template: bool = False) -> Iterator[str]:
     try:
         yield server.set(database=name).render_as_string(hide_password=False)
     finally:
-        execute(admin, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        drop(admin, name)
+
+
+def drop(admin: sa.Engine, name: str) -> None:
+    """Drop a database, when need be after the autovacuum that only a superuser may end."""
+    for _ in range(DROP_TRIES):
+        try:
+            execute(admin, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        except sa.exc.ProgrammingError as error:
+            if not isinstance(error.orig, psycopg.errors.InsufficientPrivilege):
+                raise
+            time.sleep(0.2)
+        else:
+            return
+    raise RuntimeError(f"{name} is still in use by a process that is not ours")
 
 
 def execute(admin: sa.Engine, statement: str) -> None:

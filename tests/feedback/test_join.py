@@ -122,10 +122,11 @@ def test_late_feedback_amends_the_row_in_its_place(ground: Ground):
     first, second = new_id(), new_id()
     ground.decide(first, second)
     ground.settle(later(100))
+    place = ground.log()[first]["position"]
     assert ground.say(first, True, now=later(200)).status == "late"
     assert ground.settle(later(200)) == 1
     row = ground.log()[first]
-    assert (row["position"], row["revision"], row["reward"]) == (1, 2, 1.0)
+    assert (row["position"], row["revision"], row["reward"]) == (place, 2, 1.0)
     assert row["joined_at"] == later(200)
     assert positions(ground) == [1, 2]
 
