@@ -266,6 +266,8 @@ def _republish(
 def _reward(body: RewardBody) -> RewardFunction:
     if (body.expression is None) == (not body.terms):
         raise InvalidError("expression", "give either an expression or terms")
+    if body.expression is not None and body.offset:
+        raise InvalidError("offset", "offset goes with terms: write it into the expression instead")
     try:
         if body.expression is not None:
             return parse(body.expression)

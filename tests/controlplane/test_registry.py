@@ -111,6 +111,12 @@ def test_a_reward_says_what_a_failed_arm_earned(engine: sa.Engine) -> None:
     assert found == {"score": 0.0, "harm": 1.0, "open": None, "cost_usd": 0.0}
 
 
+def test_an_offset_beside_an_expression_is_refused(engine: sa.Engine) -> None:
+    world = World(engine)
+    with engine.begin() as connection, pytest.raises(InvalidError, match="offset"):
+        registry.put_reward(connection, world.policy, RewardBody("1 - error", offset=1.0), now=NOW)
+
+
 def test_the_reward_in_force_is_no_new_version(engine: sa.Engine) -> None:
     world = World(engine)
     with engine.begin() as connection:
