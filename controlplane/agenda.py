@@ -59,15 +59,10 @@ def settle(engine: sa.Engine, policy_id: UUID, now: datetime) -> int:
     After so many batches it asks for more time and ends, well before its lease does: what a new
     reward puts back into the queue can be millions.
     """
-    total = 0
-    for _ in range(BATCHES_A_LEASE):
+    total, done = join.settle_batches(engine, policy_id, now=now, batches=BATCHES_A_LEASE)
+    if not done:
         with engine.begin() as connection:
-            taken = join.settle(connection, policy_id, now=now)
-        total += taken
-        if taken < join.BATCH:
-            return total
-    with engine.begin() as connection:
-        work.ask(connection, policy_id, JOIN, now)
+            work.ask(connection, policy_id, JOIN, now)
     return total
 
 

@@ -26,6 +26,8 @@ from storage.versions import StoredRound, StoredVerdict, StoredVersion
 
 GATE = "release"
 KEPT_CANDIDATES = 200
+MAX_BATCHES = 50
+"""Joined before a round begins; what is due beyond that is joined by work of its own."""
 MAX_STEP = 25_000
 """A round comes at least every so many interactions, however long the log has grown."""
 
@@ -78,9 +80,7 @@ def run_round(
     Nothing is locked while it computes. What it found is stored in one transaction; if the
     champion was moved meanwhile, its verdicts stand, and it publishes nothing.
     """
-    with engine.begin() as connection:
-        while join.settle(connection, policy_id, now=started_at) == join.BATCH:
-            pass
+    join.settle_batches(engine, policy_id, now=started_at, batches=MAX_BATCHES)
     with engine.connect() as connection:
         policy = policies.get_policy(connection, policy_id)
         arms = tuple(row["name"] for row in policies.list_arms(connection, policy.pool_id))

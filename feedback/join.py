@@ -35,6 +35,24 @@ def join(
     return interactions.read(connection, policy_id, after=watermark, upto=end, limit=limit)
 
 
+def settle_batches(
+    engine: sa.Engine, policy_id: UUID, *, now: datetime, batches: int
+) -> tuple[int, bool]:
+    """Settle up to so many batches, a transaction each, so that arrivals wait for one at most.
+
+    Returns:
+        How many decisions were taken off the queue, and whether all that was due is done.
+    """
+    total = 0
+    for _ in range(batches):
+        with engine.begin() as connection:
+            taken = settle(connection, policy_id, now=now)
+        total += taken
+        if taken < BATCH:
+            return total, True
+    return total, False
+
+
 def settle(connection: sa.Connection, policy_id: UUID, *, now: datetime, limit: int = BATCH) -> int:
     """Join decisions whose wait is over; returns how many were taken off the queue.
 

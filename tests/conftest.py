@@ -21,6 +21,7 @@ import sqlalchemy as sa
 from storage.embedded import Embedded, Services, redis_client_url
 from storage.engine import connect, normalise
 from storage.migrate import migrate
+from tests.ground import Ground, lay
 
 REDIS_DATABASES = 16
 
@@ -133,6 +134,21 @@ def either_empty_database_url(request: pytest.FixtureRequest) -> str:
 def either_redis_url(request: pytest.FixtureRequest) -> str:
     prefix = "external_" if request.param == "external" else ""
     return str(request.getfixturevalue(f"{prefix}redis_url"))
+
+
+@pytest.fixture(scope="session")
+def log_engine(template_url: str) -> Iterator[sa.Engine]:
+    """One database for many tests: each has a project of its own in it."""
+    with fresh_database(template_url, template=True) as url:
+        opened = connect(url, pool_size=10)
+        yield opened
+        opened.dispose()
+
+
+@pytest.fixture
+def ground(log_engine: sa.Engine) -> Ground:
+    """A new project with a policy, metrics and a reward."""
+    return lay(log_engine)
 
 
 @contextmanager
