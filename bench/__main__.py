@@ -1,7 +1,7 @@
 """Run every benchmark, each in a process of its own, and write what was measured, misses included.
 
-``python -m bench [--quick] [--only edge,ingest]``: renders docs/explanation/benchmarks.md, unless
-``--quick``, which only prints.
+``python -m bench [--quick] [--only edge,ingest]``: renders docs/explanation/benchmarks.md and draws
+its plots, unless ``--quick`` or ``--only`` is given: then it only prints.
 """
 
 import argparse
@@ -9,14 +9,17 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+
+from bench import curves, page, plots
+from bench.curves import Curve
+from bench.pivots import Row
 
 NAMES = ("loop", "learning", "ingest", "edge")
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "explanation" / "benchmarks.md"
-START, END = "<!-- measured: begin -->", "<!-- measured: end -->"
-LIMIT_S = 1_800
+LIMIT_S = {"learning": 8 * 3_600}
+"""Of a benchmark's process; the learners pass over all tables, ten times each."""
+USUAL_LIMIT_S = 1_800
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,68 +31,42 @@ def main(argv: Sequence[str] | None = None) -> int:
     unknown = sorted(set(names) - set(NAMES))
     if unknown:
         parser.error(f"no benchmark {unknown[0]!r}: there are {', '.join(NAMES)}")
-    found, failed = {}, []
+    found: dict[str, list[Row]] = {}
+    drawn: list[Curve] = []
     for name in names:
         print(f"bench.{name} …", file=sys.stderr, flush=True)
-        rows = run(name, quick=given.quick)
-        if rows is None:
-            failed.append(name)
-        else:
-            found[name] = rows
-    text = render(found)
+        measured = run(name, quick=given.quick)
+        if measured is not None:
+            found[name] = measured[0]
+            drawn += measured[1]
+    whole = not given.quick and list(found) == list(NAMES)
+    text = page.render(found, plots.draw(drawn) if whole else None)
     print(text)
-    if not given.quick and not failed and names == list(NAMES):
-        write(text)
+    if whole:
+        page.write(text)
+    failed = [name for name in names if name not in found]
     if failed:
         print(f"failed: {', '.join(failed)}; the page stays as it was", file=sys.stderr)
     return 1 if failed else 0
 
 
-def run(name: str, *, quick: bool) -> list[dict[str, Any]] | None:
-    """The rows that a benchmark prints; None when it fails."""
-    command = [sys.executable, "-m", f"bench.{name}", "--json", *(["--quick"] if quick else [])]
-    done = subprocess.run(command, stdout=subprocess.PIPE, check=False, timeout=LIMIT_S)
-    # 1 is a missed goal, which is a result; a crash prints no list.
-    try:
-        rows: list[dict[str, Any]] = json.loads(done.stdout)
-    except ValueError:
-        return None
-    return rows
-
-
-def render(found: dict[str, list[dict[str, Any]]]) -> str:
-    lines = [f"Measured on {datetime.now(UTC):%Y-%m-%d}.", ""]
-    for name, rows in found.items():
-        lines += [
-            f"### `python -m bench.{name}`",
-            "",
-            "| measure | value | reference | ratio | goal | |",
-            "|---|---|---|---|---|---|",
-        ]
-        lines += [_row(row) for row in rows]
-        lines.append("")
-    return "\n".join(lines)
-
-
-def _row(row: dict[str, Any]) -> str:
-    holds = {True: "holds", False: "**missed**", None: ""}[row["holds"]]
-    value = f"{_number(row['value'])} {row['unit'] or ''}".strip()
-    cells = (row["measure"], value, _number(row["reference"]), _number(row["ratio"]))
-    return f"| {' | '.join(map(str, cells))} | {row['goal'] or ''} | {holds} |"
-
-
-def _number(value: Any) -> str:
-    if not isinstance(value, (int, float)):
-        return str(value or "")
-    return f"{value:,.0f}" if abs(value) >= 1_000 else f"{value:.4g}"
-
-
-def write(text: str) -> None:
-    """Replace the measured part of the page; what people wrote around it stays."""
-    page = PAGE.read_text() if PAGE.exists() else f"# What was measured\n\n{START}\n{END}\n"
-    before, _, rest = page.partition(START)
-    _, _, after = rest.partition(END)
-    PAGE.write_text(f"{before}{START}\n\n{text}\n{END}{after}")
+def run(name: str, *, quick: bool) -> tuple[list[Row], list[Curve]] | None:
+    """The rows that a benchmark prints and what it draws; None when it fails."""
+    with TemporaryDirectory() as folder:
+        kept = Path(folder) / "curves.json"
+        command = [sys.executable, "-m", f"bench.{name}", "--json", "--curves", str(kept)]
+        done = subprocess.run(
+            [*command, *(["--quick"] if quick else [])],
+            stdout=subprocess.PIPE,
+            check=False,
+            timeout=LIMIT_S.get(name, USUAL_LIMIT_S),
+        )
+        # 1 is a missed goal, which is a result; a crash prints no list.
+        try:
+            rows: list[Row] = json.loads(done.stdout)
+        except ValueError:
+            return None
+        return rows, curves.read(kept)
 
 
 if __name__ == "__main__":

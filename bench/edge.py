@@ -33,7 +33,7 @@ from learners.bundle import Bundle, Golden, seal
 from learners.exploration import Exploration
 from learners.features import Schema
 from learners.records import Arm, Card, Context
-from learners.scorer import Scorer
+from learners.scorers.linear import Linear
 
 ARMS = 16
 COLUMNS = 128
@@ -77,7 +77,7 @@ def a_bundle(endpoint: str = "") -> Bundle:
         expires_at=now + timedelta(days=1),
         arms=tuple(Arm(name, name, endpoint, Card(1.0, 2.0)) for name in names),
         schema=schema,
-        scorer=Scorer(names, weights, Exploration("softmax", floor=0.05, temperature=2.0)),
+        scorer=Linear(names, weights, Exploration("softmax", floor=0.05, temperature=2.0)),
         fallback_arm=names[0],
         learner="linucb",
         wait_s=3600.0,
@@ -97,7 +97,7 @@ def in_process(*, quick: bool) -> list[Measure]:
     """A choice without HTTP, against bare numpy on the same weights."""
     bundle = a_bundle()
     context, eligible = a_context(bundle), tuple(bundle.index)
-    x, weights = bundle.schema.encode(context), bundle.scorer.weights
+    x, weights = bundle.schema.encode(context), bundle.scorer.tensors()["weights"]
     rng = np.random.default_rng(2)
     numbers = count()
     at = datetime.now(UTC)

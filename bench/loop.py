@@ -182,7 +182,8 @@ def whole_round(place: Installed) -> tuple[float, float]:
     upto = found.summary["trained_on"][1]
     training = [row for row in rows if row.position <= upto]
     began = perf_counter()
-    candidates.train(encode(training, CONFIG.schema, ARMS), CONFIG, seed=1)
+    arms = [Arm(name, name, "http://pool/v1") for name in ARMS]
+    candidates.train(encode(training, CONFIG.schema, ARMS), CONFIG, arms, seed=1)
     return spent, perf_counter() - began
 
 

@@ -1,7 +1,8 @@
 """What a benchmark reports: a value beside its reference, measured in the same run.
 
 A benchmark is one command, ``python -m bench.<name> [--quick] [--json]``: it prints a table, or
-with ``--json`` a list of ``{measure, value, unit, reference, ratio, goal, holds}``.
+with ``--json`` a list of ``{measure, value, unit, reference, ratio, goal, holds}``. ``--curves
+FILE`` keeps what there is to draw.
 """
 
 import argparse
@@ -11,7 +12,10 @@ import statistics
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from time import perf_counter
+
+from bench.curves import Curve, write
 
 Work = Callable[[], object]
 
@@ -31,6 +35,22 @@ class Measure:
     ratio: float | None = None
     goal: str | None = None
     holds: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All that a benchmark found."""
+
+    measures: tuple[Measure, ...]
+    curves: tuple[Curve, ...] = ()
+
+
+Run = Callable[[bool], list[Measure]] | Callable[[bool], Report]
+
+
+def report(found: Report | Sequence[Measure]) -> Report:
+    """What a benchmark found, with curves or without."""
+    return found if isinstance(found, Report) else Report(tuple(found))
 
 
 def at_most(
@@ -68,15 +88,18 @@ def seconds_each(works: Sequence[Work], *, rounds: int, calls: int) -> list[floa
     return [statistics.median(times) for times in found]
 
 
-def main(run: Callable[[bool], list[Measure]], argv: Sequence[str] | None = None) -> int:
+def main(run: Run, argv: Sequence[str] | None = None) -> int:
     """Run a benchmark from its command line; 1 when a goal is missed."""
     parser = argparse.ArgumentParser(description=sys.modules[run.__module__].__doc__)
     parser.add_argument("--quick", action="store_true", help="a few seconds, coarser figures")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--curves", type=Path, metavar="FILE", help="keep what is drawn as JSON")
     options = parser.parse_args(argv)
-    found = run(options.quick)
-    print(as_json(found) if options.json else as_table(found))
-    return 0 if all(one.holds is not False for one in found) else 1
+    found = report(run(options.quick))
+    if options.curves is not None:
+        write(found.curves, options.curves)
+    print(as_json(found.measures) if options.json else as_table(found.measures))
+    return 0 if all(one.holds is not False for one in found.measures) else 1
 
 
 def as_json(measures: Sequence[Measure]) -> str:
