@@ -1,21 +1,22 @@
 """The baseline that every other learner must beat: the one arm with the best mean reward.
 
 On traffic that does not change it is hard to beat. The mean is importance-weighted, as a log of a
-policy that looks at the context shows an arm mostly where that arm is good. Incremental learning
-equals batch learning up to rounding.
+policy that looks at the context shows an arm mostly where that arm is good; probes, which ask every
+arm, count in full (:mod:`learners.arm_sums`). Incremental learning equals batch learning up to
+rounding.
 """
 
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from learners import snapshot as files
-from learners.contract import Params, Spec, check
+from learners.arm_sums import ArmSums
+from learners.contract import Params, Promise, Spec, check
 from learners.interactions import Interactions
 from learners.schedule import EXPLORATION_PARAMS, Moments, checked_params, explore
-from learners.scorer import Scorer, constant
+from learners.scorers.linear import Linear, constant
 
 NAME = "best_fixed"
 PARAMS: Params = {**EXPLORATION_PARAMS, "prior": 4.0, "max_importance": 5.0}
@@ -23,15 +24,16 @@ PARAMS: Params = {**EXPLORATION_PARAMS, "prior": 4.0, "max_importance": 5.0}
 ``max_importance``: cap on ``1 / propensity``; a little bias for much less variance."""
 
 
+PROMISES: frozenset[Promise] = frozenset({"batch", "order"})
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class State:
-    """Per arm, shape ``(K,)``: the sums of w, of w² and of w · reward."""
+    """What each arm earned, in one group of contexts."""
 
     spec: Spec
     params: dict[str, Any]
-    weights: NDArray[np.float64]
-    squares: NDArray[np.float64]
-    rewards: NDArray[np.float64]
+    sums: ArmSums
     moments: Moments
 
 
@@ -39,33 +41,27 @@ def init(spec: Spec) -> State:
     """Nothing learnt yet."""
     least = {"prior": 1e-9, "max_importance": 1.0}
     params = checked_params(NAME, PARAMS, spec.params, least)
-    empty = np.zeros(len(spec.arms))
-    return State(spec, params, empty, empty, empty, Moments())
+    return State(spec, params, ArmSums.empty(len(spec.arms), 1), Moments())
 
 
 def learn(state: State, interactions: Interactions) -> State:
     """Add to each arm's sums."""
     check(state.spec, interactions)
-    k, action = len(state.spec.arms), interactions.action
+    everywhere = np.zeros(len(interactions), dtype=np.int64)
     cap = float(state.params["max_importance"])
-    weight = interactions.weight * np.minimum(1.0 / interactions.propensity, cap)
     return replace(
         state,
-        weights=state.weights + np.bincount(action, weight, k),
-        squares=state.squares + np.bincount(action, weight * weight, k),
-        rewards=state.rewards + np.bincount(action, weight * interactions.reward, k),
+        sums=state.sums.add(interactions, everywhere, cap),
         moments=state.moments.add(interactions),
     )
 
 
-def freeze(state: State) -> Scorer:
+def freeze(state: State) -> Linear:
     """Each arm's self-normalised mean, shrunk to the mean of all by its effective number."""
-    seen = state.weights > 0
-    weights = np.where(seen, state.weights, 1.0)
-    mean = np.where(seen, state.rewards / weights, state.moments.mean)
-    effective = np.where(seen, weights * weights / np.where(seen, state.squares, 1.0), 0.0)
-    share = effective / (effective + float(state.params["prior"]))
-    values = state.moments.mean + share * (mean - state.moments.mean)
+    cells, usual = state.sums.cells(), state.moments.mean
+    count, mean = cells.count[:, 0], cells.mean[:, 0]
+    share = count / (count + float(state.params["prior"]))
+    values = usual + share * np.where(count > 0, mean - usual, 0.0)
     return constant(
         dict(zip(state.spec.arms, values.tolist(), strict=True)),
         state.spec.schema.dimension,
@@ -73,12 +69,17 @@ def freeze(state: State) -> Scorer:
     )
 
 
+def rearm(state: State, spec: Spec) -> State:
+    """The state for other arms."""
+    return replace(init(spec), sums=state.sums.rearmed(state.spec, spec), moments=state.moments)
+
+
 def snapshot(state: State) -> bytes:
     """The state as bytes."""
     return files.pack(
         files.owner(NAME, state.spec, state.params),
         state.moments.as_json(),
-        {"weights": state.weights, "squares": state.squares, "rewards": state.rewards},
+        {"sums": state.sums.values},
     )
 
 
@@ -86,4 +87,4 @@ def restore(spec: Spec, data: bytes) -> State:
     """The state that :func:`snapshot` wrote."""
     state = init(spec)
     numbers, tensors = files.unpack(files.owner(NAME, spec, state.params), data)
-    return replace(state, moments=Moments(**numbers), **tensors)
+    return replace(state, moments=Moments(**numbers), sums=ArmSums(tensors["sums"]))

@@ -28,8 +28,10 @@ from numpy.typing import NDArray
 
 from learners.errors import BundleError, LearnersError, SpecError
 from learners.features import Schema, canonical_json
+from learners.preferences import mixes
 from learners.records import Arm, Card, Context
-from learners.scorer import Scorer
+from learners.scorers import base
+from learners.scorers.base import Scorer
 
 MAGIC = b"PMBUNDL1"
 FORMAT = 1
@@ -80,9 +82,9 @@ class Bundle:
             raise BundleError(f"arms {list(names)} are not the scorer's {list(self.scorer.arms)}")
         if self.fallback_arm not in names:
             raise BundleError(f"fallback arm {self.fallback_arm!r} is not among {list(names)}")
-        if self.scorer.weights.shape[1] != self.schema.dimension:
+        if self.scorer.dimension != self.schema.dimension:
             raise BundleError(
-                f"the scorer takes {self.scorer.weights.shape[1]} columns, "
+                f"the scorer takes {self.scorer.dimension} columns, "
                 f"the schema gives {self.schema.dimension}"
             )
 
@@ -100,7 +102,7 @@ class Bundle:
         """Probabilities of shape ``(K,)`` for one context.
 
         Raises:
-            ContextError: The context does not fit the schema.
+            ContextError: The context does not fit the schema, or its preference the reward.
             SpecError: No arm is eligible, or one is unknown.
         """
         mask = np.zeros(len(self.arms), dtype=np.bool_)
@@ -109,7 +111,8 @@ class Bundle:
         except KeyError as error:
             raise SpecError(f"no arm {error}: there are {list(self.index)}") from error
         x = self.schema.encode(context)
-        found: NDArray[np.float64] = self.scorer.distribution(x[None], mask[None])[0]
+        mix = mixes((context,), self.scorer, strict=True)
+        found: NDArray[np.float64] = self.scorer.distribution(x[None], mask[None], mix)[0]
         return found
 
     def self_test(self) -> None:
@@ -309,7 +312,7 @@ def _read(row: Mapping[str, Any], tensors: Mapping[str, NDArray[np.float64]]) ->
         expires_at=datetime.fromisoformat(row["expires_at"]),
         arms=tuple(arm_from_json(arm) for arm in row["arms"]),
         schema=Schema.from_json(row["features"]),
-        scorer=Scorer.load(row["scorer"], tensors),
+        scorer=base.load(row["scorer"], tensors),
         fallback_arm=row["fallback_arm"],
         learner=row["learner"],
         wait_s=float(row["wait_s"]),
@@ -325,7 +328,12 @@ def _tensors(scorer: Scorer) -> bytes:
 
 
 def arm_as_json(arm: Arm) -> dict[str, Any]:
-    """Plain form of an arm, for a manifest, a table or an API answer."""
+    """Plain form of an arm, for a manifest, a table or an API answer.
+
+    An energy that nobody knows is left out: edges that do not know the field take the rest.
+    """
+    energies = ("joules_per_token_in", "joules_per_token_out")
+    known = {name: getattr(arm.card, name) for name in energies}
     return {
         "name": arm.name,
         "model": arm.model,
@@ -337,6 +345,7 @@ def arm_as_json(arm: Arm) -> dict[str, Any]:
             "context_tokens": arm.card.context_tokens,
             "tags": list(arm.card.tags),
             "capabilities": list(arm.card.capabilities),
+            **{name: value for name, value in known.items() if value is not None},
         },
     }
 

@@ -31,3 +31,23 @@ class EstimateError(LearnersError):
 
 class BundleError(LearnersError):
     """A bundle is damaged, not trusted, expired, or fails its own golden vectors."""
+
+
+class FrontierError(LearnersError):
+    """Points, levels or attempts do not make a frontier of cost and score."""
+
+
+class PreferenceError(LearnersError):
+    """Pairwise votes are malformed, or no strengths can be fitted to them."""
+
+
+class CalibrationError(LearnersError):
+    """Scores and outcomes do not make a calibration."""
+
+
+class CascadeError(LearnersError):
+    """Steps, rows or targets do not make a cascade."""
+
+
+class PacingError(LearnersError):
+    """A budget or a horizon is out of range."""

@@ -4,14 +4,15 @@ import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from learners.errors import SpecError
 
-ExplorationKind = Literal["greedy", "squarecb", "softmax", "uniform"]
+ExplorationKind = Literal["greedy", "squarecb", "softmax", "uniform", "votes"]
+KINDS = get_args(ExplorationKind)
 _TIE = 1e-12
 
 
@@ -23,6 +24,7 @@ class Exploration:
     * ``squarecb``: inverse gap weighting with ``gamma`` (Foster & Rakhlin, arXiv:2002.04926).
     * ``softmax``: proportional to ``exp(score / temperature)``.
     * ``uniform``: every eligible arm alike.
+    * ``votes``: an arm's share of the votes of an ensemble's members; for ensembles only.
 
     ``floor`` is mixed in evenly afterwards: with n eligible arms each has at least ``floor / n``.
     """
@@ -34,10 +36,8 @@ class Exploration:
 
     def __post_init__(self) -> None:
         """Refuse what gives no distribution."""
-        if self.kind not in {"greedy", "squarecb", "softmax", "uniform"}:
-            raise SpecError(
-                f"exploration {self.kind!r} is none of greedy, squarecb, softmax, uniform"
-            )
+        if self.kind not in KINDS:
+            raise SpecError(f"exploration {self.kind!r} is none of {', '.join(KINDS)}")
         if not 0.0 <= self.floor <= 1.0:
             raise SpecError(f"exploration floor {self.floor} is outside [0, 1]")
         if not (math.isfinite(self.gamma) and self.gamma >= 0):
@@ -79,8 +79,10 @@ def probabilities(
         Shape ``(n, K)``; rows sum to 1, exactly 0 where not eligible.
 
     Raises:
-        SpecError: A row has no eligible arm, or a score that is not finite.
+        SpecError: A row has no eligible arm, a score is not finite, or scores are to vote.
     """
+    if exploration.kind == "votes":
+        raise SpecError("exploration 'votes' needs an ensemble: give squarecb, softmax or greedy")
     count = eligible.sum(axis=1, keepdims=True)
     if not count.all():
         raise SpecError("no arm is eligible: exclude fewer, or add arms to the pool")
@@ -98,7 +100,14 @@ def probabilities(
     else:
         top = masked >= best - _TIE
         spread = top / top.sum(axis=1, keepdims=True)
-    floor = exploration.floor
+    return floored(spread, eligible, exploration.floor)
+
+
+def floored(
+    spread: NDArray[np.float64], eligible: NDArray[np.bool_], floor: float
+) -> NDArray[np.float64]:
+    """A distribution ``(n, K)`` with ``floor`` of it spread evenly over the eligible arms."""
+    count = eligible.sum(axis=1, keepdims=True)
     return np.where(eligible, (1.0 - floor) * spread + floor / count, 0.0)
 
 

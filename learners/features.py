@@ -11,6 +11,7 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from learners.columns import plain_numbers, plain_vectors
 from learners.errors import ContextError, SpecError
 from learners.records import Context
 
@@ -116,9 +117,43 @@ class Schema:
     def encode_all(self, contexts: Sequence[Context]) -> NDArray[np.float64]:
         """Encode many contexts into an array of shape ``(n, dimension)``."""
         x = np.zeros((len(contexts), self.dimension))
-        for row, context in zip(x, contexts, strict=True):
-            self._fill(row, context)
+        x[:, 0] = 1.0
+        at = 1
+        for feature in self.features:
+            values = [context.get(feature.name) for context in contexts]
+            if not self._fill_column(x[:, at : at + feature.width], feature, values):
+                # Something odd is among them: it is taken, or refused, as one by one.
+                return np.array([self.encode(context) for context in contexts])
+            at += feature.width
         return x
+
+    def _fill_column(
+        self, block: NDArray[np.float64], feature: Feature, values: Sequence[object]
+    ) -> bool:
+        """Fill in a feature of many contexts; False where a value is no plain one of its kind."""
+        if feature.kind == "category":
+            columns = self._columns[feature.name]
+            first = min(columns.values(), default=0)
+            found = [-1 if v is None else columns.get(str(v), -1) for v in values]
+            places = np.array(found, dtype=np.int64)
+            rows = np.flatnonzero(places >= 0)
+            block[rows, places[rows] - first] = 1.0
+            return True
+        if feature.kind == "vector":
+            vectors = plain_vectors(values, feature.size)
+            if vectors is not None:
+                block[vectors[0]] = np.clip(vectors[1], -_CLIP, _CLIP)
+            return vectors is not None
+        numbers = plain_numbers(values)
+        if numbers is None:
+            return False
+        if feature.kind == "flag":
+            shown = (numbers != 0).astype(np.float64)
+        else:
+            with np.errstate(over="ignore"):  # what overflows is clipped
+                shown = np.clip((numbers - feature.mean) / feature.scale, -_CLIP, _CLIP)
+        block[:, 0] = np.where(np.isnan(numbers), 0.0, shown)
+        return True
 
     def _fill(self, x: NDArray[np.float64], context: Context) -> None:
         x[0] = 1.0

@@ -21,6 +21,7 @@ class Card:
     """What is known of an arm before it has served: prices, limits, tags.
 
     Prices are in USD per million tokens; ``context_tokens`` is the longest input plus output.
+    The energy that a token takes is in joules, None where nobody knows it.
     """
 
     usd_per_mtok_in: float = 0.0
@@ -28,13 +29,16 @@ class Card:
     context_tokens: int | None = None
     tags: tuple[str, ...] = ()
     capabilities: tuple[str, ...] = ()
+    joules_per_token_in: float | None = None
+    joules_per_token_out: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse prices that are negative or not finite."""
-        for name in ("usd_per_mtok_in", "usd_per_mtok_out"):
-            value = getattr(self, name)
-            if not math.isfinite(value) or value < 0:
-                raise ValueError(f"{name} is {value}: give a finite price of at least 0")
+        """Refuse prices and energies that are negative or not finite."""
+        for what, of in (("price", "usd_per_mtok"), ("energy", "joules_per_token")):
+            for name in (f"{of}_in", f"{of}_out"):
+                value = getattr(self, name)
+                if value is not None and not 0 <= value < math.inf:
+                    raise ValueError(f"{name} is {value}: give a finite {what} of at least 0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,9 @@ class Interaction:
     """A decision joined with its reward: the only thing that a learner eats.
 
     ``propensity`` is the probability with which ``action`` was *served*, in (0, 1].
-    ``position`` rises by one with each interaction of a policy's log.
+    ``position`` rises by one with each interaction of a policy's log. ``values`` are the metrics
+    that the reward was made of. ``source`` is who graded it, if it was one source; ``said`` holds
+    by metric what each source said of it, in a number.
     """
 
     decision_id: str
@@ -69,6 +75,10 @@ class Interaction:
     reward: float
     weight: float = 1.0
     position: int = 0
+    values: Mapping[str, float] = field(default_factory=dict)
+    episode_id: str | None = None
+    source: str | None = None
+    said: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse what would poison a learner."""

@@ -1,89 +1,136 @@
-"""Rewards: a linear function of the metrics of one decision, declared and versioned."""
+"""Rewards: a sum of terms over the metrics of one decision, declared and versioned."""
 
 import ast
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from learners.errors import RewardError
+from learners.terms import ERROR, RewardGate, Statistic, Term, statistic
+
+__all__ = ["ERROR", "RewardFunction", "RewardGate", "Statistic", "Term", "parse"]
 
 MAX_TERMS = 32
-ERROR = "error"
-"""The outcome that says whether the arm failed: 1, or 0."""
+MAX_GATES = 8
 MAX_EXPRESSION = 1_000
+GATE_PART = "(gate)"
+"""The part that holds the reward of what a gate decided; no metric has such a name."""
 
-
-@dataclass(frozen=True, slots=True)
-class Term:
-    """``weight · metric / scale``; ``default`` stands in when the wait has passed without a value.
-
-    Without a default a missing value leaves the decision unrewarded: it teaches nothing. A decision
-    whose arm failed (``error`` is 1) has no answer that anyone could grade: there ``on_error``
-    stands in, or else an arm that always fails would cost nothing.
-    """
-
-    metric: str
-    weight: float = 1.0
-    scale: float = 1.0
-    default: float | None = None
-    on_error: float | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse numbers that are not finite, and a scale of 0."""
-        for name in ("weight", "scale", "default", "on_error"):
-            value = getattr(self, name)
-            if value is not None and not math.isfinite(value):
-                raise RewardError(f"term {self.metric!r}: {name} is {value}: give a finite number")
-        if self.scale == 0:
-            raise RewardError(f"term {self.metric!r}: scale is 0: give the metric's typical size")
-
-    def value(self, values: Mapping[str, float]) -> float | None:
-        """The metric's value among these, or what stands in for it."""
-        if self.metric in values:
-            return values[self.metric]
-        if values.get(ERROR, 0.0) >= 1.0 and self.on_error is not None:
-            return self.on_error
-        return self.default
+Columns = Mapping[str, NDArray[np.float64]]
 
 
 @dataclass(frozen=True, slots=True)
 class RewardFunction:
-    """The sum of its terms plus ``offset``; higher is better."""
+    """The sum of its terms plus ``offset``, unless a gate decides; higher is better.
+
+    Attributes:
+        gates: looked at first and in this order; the first whose metric is too low decides.
+        statistics: the spread of each metric of :attr:`measured`, by name. They are numbers of the
+            reward like its weights: :func:`learners.alignment.align` writes them once.
+    """
 
     terms: tuple[Term, ...]
     offset: float = 0.0
+    gates: tuple[RewardGate, ...] = ()
+    statistics: Mapping[str, Statistic] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         """Refuse an empty function, a metric that stands twice and an offset not finite."""
         if not math.isfinite(self.offset):
             raise RewardError(f"offset is {self.offset}: give a finite number")
-        names = self.metrics
+        names = [term.metric for term in self.terms]
         if not names or len(names) > MAX_TERMS:
             raise RewardError(f"{len(names)} terms: give 1 to {MAX_TERMS}")
         if len(set(names)) != len(names):
-            raise RewardError(f"metrics repeat: {list(names)}: give each one term")
+            raise RewardError(f"metrics repeat: {names}: give each one term")
+        if len(self.gates) > MAX_GATES:
+            raise RewardError(f"{len(self.gates)} gates: give at most {MAX_GATES}")
+        fixed = [term.metric for term in self.terms if term.align is None]
+        for term in self.terms:
+            if term.align is not None and term.align not in fixed:
+                raise RewardError(
+                    f"term {term.metric!r}: align is {term.align!r}: give the metric of another "
+                    f"term that is not aligned itself: there are {fixed}"
+                )
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """The metrics that the reward reads."""
-        return tuple(term.metric for term in self.terms)
+        """The metrics that the reward reads, each once."""
+        names = [term.metric for term in self.terms] + [gate.metric for gate in self.gates]
+        return tuple(dict.fromkeys(names))
+
+    @property
+    def measured(self) -> tuple[Term, ...]:
+        """The terms whose metric's spread the reward needs to know."""
+        others = {term.align for term in self.terms}
+        return tuple(
+            term
+            for term in self.terms
+            if term.normaliser == "std" or term.align is not None or term.metric in others
+        )
+
+    @property
+    def aligned(self) -> bool:
+        """Whether all that the reward needs to know is there: only then can it be evaluated."""
+        return all(term.metric in self.statistics for term in self.measured)
+
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """What each part is: a term's metric; last, where there are gates, GATE_PART."""
+        names = tuple(term.metric for term in self.terms)
+        return (*names, GATE_PART) if self.gates else names
+
+    @property
+    def mix(self) -> NDArray[np.float64]:
+        """The weight of each part, shape ``(m,)``: a reward is ``parts @ mix + offset``."""
+        weights = [term.weight for term in self.terms]
+        return np.array([*weights, 1.0] if self.gates else weights)
 
     def evaluate(self, values: Mapping[str, float]) -> float | None:
         """The reward of one decision, or None when a value without default is missing."""
+        known, fixed = self._gated(values)
+        if not known or fixed is not None:
+            return fixed
         total = self.offset
         for term in self.terms:
-            value = term.value(values)
+            value = self._part(term, values)
             if value is None:
                 return None
-            total += term.weight * value / term.scale
+            total += term.weight * value
         return total
 
-    def evaluate_columns(self, columns: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
-        """The reward of many decisions; all columns share one shape.
+    def parts(self, values: Mapping[str, float]) -> tuple[float | None, ...]:
+        """Each term's value before its weight, and the gates' part where there are gates.
+
+        None where a value without default is missing. Where a gate decided, the terms' parts are
+        0 and the gates' part is the rest, so that the parts add up on every row.
+        """
+        own = tuple(self._part(term, values) for term in self.terms)
+        if not self.gates:
+            return own
+        known, fixed = self._gated(values)
+        if fixed is not None:
+            return (*(0.0 for _ in own), fixed - self.offset)
+        return (*own, 0.0 if known else None)
+
+    def evaluate_columns(self, columns: Columns) -> NDArray[np.float64]:
+        """The reward of many decisions; all columns share one shape. NaN gives NaN.
+
+        Raises:
+            RewardError: A metric has no column.
+        """
+        parts = self.part_columns(columns)
+        total = np.full(parts.shape[:-1], self.offset)
+        for i, weight in enumerate(self.mix):  # one after the other: a BLAS may sum otherwise
+            total += weight * parts[..., i]
+        return total
+
+    def part_columns(self, columns: Columns) -> NDArray[np.float64]:
+        """:meth:`parts` of many decisions, shape ``(*shape of the columns, m)``.
 
         Raises:
             RewardError: A metric has no column.
@@ -93,36 +140,80 @@ class RewardFunction:
             raise RewardError(
                 f"no column {missing[0]!r} for the reward: there are {sorted(columns)}"
             )
-        parts = [term.weight * columns[term.metric] / term.scale for term in self.terms]
-        return cast("NDArray[np.float64]", self.offset + np.sum(parts, axis=0))
+        own = [
+            (term.shaped(columns[term.metric]) - term.zero) / self._divisor(term)
+            for term in self.terms
+        ]
+        if not self.gates:
+            return np.stack(own, axis=-1)
+        decided, rest = self._gated_columns(columns)
+        return np.stack([*(np.where(decided, 0.0, part) for part in own), rest], axis=-1)
 
     def as_json(self) -> dict[str, Any]:
         """Plain form for a table or an API answer."""
-        terms = [
-            {
-                "metric": t.metric,
-                "weight": t.weight,
-                "scale": t.scale,
-                "default": t.default,
-                "on_error": t.on_error,
-            }
-            for t in self.terms
-        ]
-        return {"terms": terms, "offset": self.offset}
+        found: dict[str, Any] = {"terms": [t.as_json() for t in self.terms], "offset": self.offset}
+        if self.gates:
+            found["gates"] = [gate.as_json() for gate in self.gates]
+        if self.statistics:
+            found["statistics"] = {name: asdict(one) for name, one in self.statistics.items()}
+        return found
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> "RewardFunction":
         """The function that :meth:`as_json` wrote."""
         try:
-            terms: Sequence[Mapping[str, Any]] = row["terms"]
-            return cls(tuple(Term(**term) for term in terms), float(row.get("offset", 0.0)))
+            return cls(
+                tuple(Term.from_json(term) for term in row["terms"]),
+                float(row.get("offset", 0.0)),
+                tuple(RewardGate(**gate) for gate in row.get("gates", ())),
+                {name: Statistic(**one) for name, one in row.get("statistics", {}).items()},
+            )
         except RewardError:
             raise
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise RewardError(
                 f"the reward cannot be read ({error!r}): give terms of metric, weight, scale, "
-                "default and on_error, and offset"
+                "default, on_error, cap_low, cap_high, normaliser, range and align, offset, and "
+                "gates of metric, at_least and reward"
             ) from error
+
+    def _part(self, term: Term, values: Mapping[str, float]) -> float | None:
+        value = term.value(values)
+        if value is None:
+            return None
+        return (float(term.shaped(np.asarray(value))) - term.zero) / self._divisor(term)
+
+    def _divisor(self, term: Term) -> float:
+        """What normaliser and scale divide a term's value by."""
+        span = term.span(self.statistics)
+        if term.align is None:
+            return span * term.scale
+        (other,) = (one for one in self.terms if one.metric == term.align)
+        unit = abs(other.span(self.statistics) * other.scale)
+        own = statistic(self.statistics, term.metric).std
+        return own / (statistic(self.statistics, term.align).std / unit)
+
+    def _gated(self, values: Mapping[str, float]) -> tuple[bool, float | None]:
+        """Whether it is known what the gates say, and the reward where one of them decides."""
+        for gate in self.gates:
+            value = gate.value(values)
+            if value is None:
+                return False, None
+            if value < gate.at_least:
+                return True, gate.reward
+        return True, None
+
+    def _gated_columns(self, columns: Columns) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+        """Where a gate decides, and the gates' part."""
+        part = np.zeros(columns[self.gates[0].metric].shape)
+        decided, open_ = np.zeros(part.shape, np.bool_), np.ones(part.shape, np.bool_)
+        for gate in self.gates:
+            column = columns[gate.metric]
+            unknown, low = open_ & np.isnan(column), open_ & (column < gate.at_least)
+            part[unknown], part[low] = np.nan, gate.reward - self.offset
+            decided |= low
+            open_ &= ~(unknown | low)
+        return decided, part
 
 
 def parse(expression: str, constants: Mapping[str, float] | None = None) -> RewardFunction:

@@ -3,12 +3,14 @@
 FTRL keeps a weight small until there is evidence for it, which a short log needs. The reward is
 learnt in standard deviations from its running mean. The state holds plain arrays: River's objects
 are made for a `learn` and read out after it, so nothing of River's is ever pickled or shared.
-Incremental equals batch exactly.
+Incremental equals batch exactly. With ``drift`` an arm whose residuals say that it has changed
+starts anew.
 
 Of `river.bandit` nothing is used: its Exp3 divides by the probability of the last pull, which is
 wrong when rewards come late.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,12 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 from river import linear_model, optim, utils
 
+from learners import drift
 from learners import snapshot as files
-from learners.contract import Params, Spec, check
+from learners.contract import Params, Promise, Spec, carried, check, kept
 from learners.errors import SpecError
 from learners.interactions import Interactions
 from learners.schedule import EXPLORATION_PARAMS, Moments, checked_params, explore, standardise
-from learners.scorer import Scorer
+from learners.scorers.linear import Linear
 
 NAME = "river"
 PARAMS: Params = {
@@ -30,10 +33,12 @@ PARAMS: Params = {
     "l2": 5.0,
     "importance": 0.0,
     "max_importance": 10.0,
+    "drift": "none",
 }
 """``rate`` and ``l2``: FTRL's alpha and l2. ``importance``: the power of the importance weight
 ``1 / (arms · propensity)``, which is capped by ``max_importance``; 0 for a plain regression, as
-each arm's own regression is not biased by how often the arm was chosen."""
+each arm's own regression is not biased by how often the arm was chosen. ``drift``: what detects
+that an arm has changed, one of :data:`learners.drift.KINDS`."""
 
 MAX_WEIGHTS = 2**22
 """Arms × columns."""
@@ -41,15 +46,20 @@ MAX_WEIGHTS = 2**22
 Floats = NDArray[np.float64]
 
 
+_PARTS = ("weights", "z", "n")
+PROMISES: frozenset[Promise] = frozenset({"batch"})
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class State:
-    """Each arm's weights and FTRL's two sums, shape ``(K, d)``."""
+    """Each arm's weights and FTRL's two sums, shape ``(K, d)``, and its detector's, ``(K, s)``."""
 
     spec: Spec
     params: dict[str, Any]
     weights: Floats
     z: Floats
     n: Floats
+    watch: Floats
     moments: Moments
 
 
@@ -67,7 +77,8 @@ def init(spec: Spec) -> State:
     if k * d > MAX_WEIGHTS:
         raise SpecError(f"{k * d} weights: river takes at most {MAX_WEIGHTS}; use fewer columns")
     empty = np.zeros((k, d))
-    return State(spec, params, empty, empty, empty, Moments())
+    watch = drift.start(drift.checked(NAME, params["drift"]), k)
+    return State(spec, params, empty, empty, empty, watch, Moments())
 
 
 def learn(state: State, interactions: Interactions) -> State:
@@ -75,16 +86,40 @@ def learn(state: State, interactions: Interactions) -> State:
     check(state.spec, interactions)
     rewards, moments = standardise(state.moments, interactions)
     importance = _importance(state, interactions)
-    weights, z, n = state.weights.copy(), state.z.copy(), state.n.copy()
+    parts = {name: getattr(state, name).copy() for name in (*_PARTS, "watch")}
     taught = interactions.weight > 0
     for arm in np.unique(interactions.action[taught]).tolist():
-        model = _model(state, arm)
-        for i in np.flatnonzero(taught & (interactions.action == arm)).tolist():
-            model.learn_one(_features(interactions.x[i]), rewards[i].item(), importance[i].item())
-        _write(weights[arm], model.weights)
-        _write(z[arm], model.optimizer.z)
-        _write(n[arm], model.optimizer.n)
-    return replace(state, weights=weights, z=z, n=n, moments=moments)
+        chosen = np.flatnonzero(taught & (interactions.action == arm))
+        rows = zip(
+            interactions.x[chosen],
+            rewards[chosen].tolist(),
+            importance[chosen].tolist(),
+            strict=True,
+        )
+        model, detector = _taught(state, arm, rows)
+        for name, values in zip(
+            _PARTS, (model.weights, model.optimizer.z, model.optimizer.n), strict=True
+        ):
+            parts[name][arm] = 0.0
+            _write(parts[name][arm], values)
+        if detector is not None:
+            parts["watch"][arm] = detector.numbers()
+    return replace(state, moments=moments, **parts)
+
+
+def _taught(
+    state: State, arm: int, rows: Iterable[tuple[Floats, float, float]]
+) -> tuple[Any, drift.Detector | None]:
+    """An arm's regression and detector after its rows of context, reward and importance."""
+    model = _model(state, state.weights[arm], state.z[arm], state.n[arm])
+    detector = drift.resumed(state.params["drift"], state.watch[arm])
+    for x, reward, importance in rows:
+        features = _features(x)
+        if detector is not None and detector.update(reward - model.predict_one(features)):
+            nothing = np.zeros(len(x))
+            model = _model(state, nothing, nothing, nothing)
+        model.learn_one(features, reward, importance)
+    return model, detector
 
 
 def _importance(state: State, interactions: Interactions) -> Floats:
@@ -95,15 +130,15 @@ def _importance(state: State, interactions: Interactions) -> Floats:
     return interactions.weight * capped
 
 
-def _model(state: State, arm: int) -> Any:
-    """River's regression as the state has it; the constant is a column, so no intercept."""
+def _model(state: State, weights: Floats, z: Floats, n: Floats) -> Any:
+    """River's regression with these numbers; the constant is a column, so no intercept."""
     rate, l2 = float(state.params["rate"]), float(state.params["l2"])
     optimizer = optim.FTRLProximal(alpha=rate, l2=l2)
-    optimizer.z.update(_features(state.z[arm]))
-    optimizer.n.update(_features(state.n[arm]))
+    optimizer.z.update(_features(z))
+    optimizer.n.update(_features(n))
     model = linear_model.LinearRegression(optimizer, intercept_lr=0.0)
     # River has no public way to start from given weights.
-    model._weights = utils.VectorDict(_features(state.weights[arm]))  # noqa: SLF001
+    model._weights = utils.VectorDict(_features(weights))  # noqa: SLF001
     return model
 
 
@@ -117,11 +152,23 @@ def _write(row: Floats, values: dict[Any, float]) -> None:
         row[column] = value
 
 
-def freeze(state: State) -> Scorer:
+def freeze(state: State) -> Linear:
     """River's weights, in the reward's own unit."""
     weights = state.weights * state.moments.scale
     weights[:, 0] += state.moments.mean
-    return Scorer(state.spec.arms, weights, explore(state.params, state.moments))
+    return Linear(state.spec.arms, weights, explore(state.params, state.moments))
+
+
+def rearm(state: State, spec: Spec) -> State:
+    """The state for other arms."""
+    parts: dict[str, Any] = {
+        name: carried(getattr(state, name), state.spec, spec) for name in _PARTS
+    }
+    fresh = init(spec)
+    before, after = kept(state.spec, spec)
+    watch = fresh.watch.copy()
+    watch[after] = state.watch[before]
+    return replace(fresh, moments=state.moments, watch=watch, **parts)
 
 
 def snapshot(state: State) -> bytes:
@@ -129,7 +176,7 @@ def snapshot(state: State) -> bytes:
     return files.pack(
         files.owner(NAME, state.spec, state.params),
         state.moments.as_json(),
-        {"weights": state.weights, "z": state.z, "n": state.n},
+        {name: getattr(state, name) for name in (*_PARTS, "watch")},
     )
 
 

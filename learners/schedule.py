@@ -16,6 +16,8 @@ from learners.interactions import Interactions
 EXPLORATION_PARAMS: Params = {
     "exploration": "squarecb",
     "floor": 0.05,
+    "floor_exponent": 0.0,
+    "floor_least": 0.01,
     "gamma": 10.0,
     "gamma_exponent": 0.5,
     "temperature": 0.1,
@@ -37,19 +39,23 @@ class Moments:
     @property
     def scale(self) -> float:
         """Standard deviation of the rewards; 1 while nothing is known, or where all are alike."""
-        if self.count <= 0:
-            return 1.0
-        found = math.sqrt(max(self.squares, 0.0) / self.count)
-        return found if found > _LEAST_SCALE * max(1.0, abs(self.mean)) else 1.0
+        return _scale(self.count, self.mean, self.squares)
 
-    def add(self, interactions: Interactions) -> "Moments":
-        """The moments with these rewards too."""
-        weight = float(interactions.weight.sum())
-        if weight <= 0:
+    def add(
+        self, interactions: Interactions, weight: NDArray[np.float64] | None = None
+    ) -> "Moments":
+        """The moments with these rewards too; ``weight`` in place of the rows' own."""
+        weight = interactions.weight if weight is None else weight
+        total = float(weight.sum())
+        if total <= 0:
             return self
-        mean = float(interactions.weight @ interactions.reward) / weight
-        squares = float(interactions.weight @ np.square(interactions.reward - mean))
-        return self.merge(Moments(weight, mean, squares))
+        mean = float(weight @ interactions.reward) / total
+        squares = float(weight @ np.square(interactions.reward - mean))
+        return self.merge(Moments(total, mean, squares))
+
+    def faded(self, share: float) -> "Moments":
+        """The moments with this share left of every reward's weight."""
+        return Moments(self.count * share, self.mean, self.squares * share)
 
     def merge(self, other: "Moments") -> "Moments":
         """Both together (Chan, Golub & LeVeque 1979)."""
@@ -63,6 +69,15 @@ class Moments:
             mean=self.mean + gap * share,
             squares=self.squares + other.squares + gap * gap * self.count * share,
         )
+
+    def since(self, earlier: "Moments") -> "Moments":
+        """What came after ``earlier``: merged with it, it gives these moments."""
+        count = self.count - earlier.count
+        if count <= 0:
+            return Moments()
+        mean = (self.count * self.mean - earlier.count * earlier.mean) / count
+        between = (mean - earlier.mean) ** 2 * earlier.count * count / self.count
+        return Moments(count, mean, max(self.squares - earlier.squares - between, 0.0))
 
     def as_json(self) -> dict[str, float]:
         """Plain form for a snapshot."""
@@ -83,28 +98,45 @@ def standardise(
     """
     found = np.zeros(len(interactions))
     rows = zip(interactions.reward.tolist(), interactions.weight.tolist(), strict=True)
+    count, mean, squares = moments.count, moments.mean, moments.squares
+    # Moments.merge, without an object a row: a learner's step takes little longer than one.
     for i, (reward, weight) in enumerate(rows):
-        moments = moments.merge(Moments(weight, reward))
-        found[i] = (reward - moments.mean) / moments.scale
-    return found, moments
+        if weight > 0:
+            gap, share = reward - mean, weight / (count + weight)
+            mean += gap * share
+            squares += gap * gap * count * share
+            count += weight
+        found[i] = (reward - mean) / _scale(count, mean, squares)
+    return found, Moments(count, mean, squares)
+
+
+def _scale(count: float, mean: float, squares: float) -> float:
+    if count <= 0:
+        return 1.0
+    found = math.sqrt(max(squares, 0.0) / count)
+    return found if found > _LEAST_SCALE * max(1.0, abs(mean)) else 1.0
 
 
 def explore(params: Mapping[str, Any], moments: Moments) -> Exploration:
     """The exploration after what ``moments`` has seen.
 
     SquareCB's γ grows as ``count ** gamma_exponent`` (Foster & Rakhlin, arXiv:2002.04926,
-    theorem 1 has the exponent 1/2), and is divided by the rewards' standard deviation.
+    theorem 1 has the exponent 1/2), and is divided by the rewards' standard deviation. The floor
+    falls as ``count ** -floor_exponent``, but not below ``floor_least``, so that every arm goes on
+    being judged; ε-greedy's is 1 (Auer, Cesa-Bianchi & Fischer 2002, theorem 3).
 
     Raises:
         SpecError: A parameter is out of range.
     """
-    exponent = float(params["gamma_exponent"])
-    if not 0.0 <= exponent <= 1.0:
-        raise SpecError(f"gamma_exponent is {exponent}: give a number between 0 and 1")
-    growth = max(moments.count, 1.0) ** exponent
+    for name in ("gamma_exponent", "floor_exponent", "floor_least"):
+        if not 0.0 <= float(params[name]) <= 1.0:
+            raise SpecError(f"{name} is {float(params[name])}: give a number between 0 and 1")
+    seen, floor = max(moments.count, 1.0), float(params["floor"])
+    growth = seen ** float(params["gamma_exponent"])
+    fallen = floor * seen ** -float(params["floor_exponent"])
     return Exploration(
         kind=cast("ExplorationKind", params["exploration"]),
-        floor=float(params["floor"]),
+        floor=max(fallen, min(floor, float(params["floor_least"]))),
         gamma=float(params["gamma"]) * growth / moments.scale,
         temperature=float(params["temperature"]) * moments.scale,
     )

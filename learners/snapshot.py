@@ -13,6 +13,7 @@ import hashlib
 import json
 import struct
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,9 @@ def owner(learner: str, spec: Spec, params: Params) -> str:
                 "arms": list(spec.arms),
                 "params": dict(params),
                 "seed": spec.seed,
+                "cards": [asdict(card) for card in spec.cards],
+                "revisions": list(spec.revisions),
+                "reading": asdict(spec.reading),
             }
         )
     ).hexdigest()

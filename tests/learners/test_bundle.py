@@ -23,7 +23,7 @@ from learners.errors import BundleError, SpecError
 from learners.exploration import Exploration
 from learners.features import Feature, Schema, canonical_json
 from learners.records import Arm, Card, Context
-from learners.scorer import Scorer
+from learners.scorers.linear import Linear
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 SCHEMA = Schema(
@@ -41,10 +41,10 @@ KEYS = [private_key(i) for i in range(3)]
 TRUSTED = [key.public_key() for key in KEYS]
 
 
-def make_scorer(*, ucb: bool) -> Scorer:
+def make_scorer(*, ucb: bool) -> Linear:
     random = np.random.default_rng(0)
     inverse = np.stack([np.eye(SCHEMA.dimension) * (i + 1) / 10 for i in range(3)])
-    return Scorer(
+    return Linear(
         arms=ARMS,
         weights=random.normal(size=(3, SCHEMA.dimension)),
         exploration=Exploration("squarecb", 0.06, 12.0),
@@ -54,7 +54,7 @@ def make_scorer(*, ucb: bool) -> Scorer:
 
 
 def make_bundle(*, ucb: bool = False) -> Bundle:
-    card = Card(0.1, 0.4, 8192, ("fast",), ("tools",))
+    card = Card(0.1, 0.4, 8192, ("fast",), ("tools",), joules_per_token_out=0.25)
     bundle = Bundle(
         policy="chat",
         version=17,
@@ -105,7 +105,8 @@ def test_what_is_sealed_is_unsealed_the_same(bundle):
     assert again.arms == bundle.arms
     assert again.schema == bundle.schema
     assert (again.issued_at, again.expires_at) == (bundle.issued_at, bundle.expires_at)
-    assert np.array_equal(again.scorer.weights, bundle.scorer.weights)
+    x = bundle.schema.encode_all([golden.context for golden in bundle.golden])
+    assert np.array_equal(again.scorer.scores(x), bundle.scorer.scores(x))
     every = bundle.distribution(CONTEXT, ARMS)
     assert np.array_equal(again.distribution(CONTEXT, ARMS), every)
     assert seal(again, KEYS[:1]) == seal(bundle, KEYS[:1])
@@ -298,7 +299,7 @@ def test_more_signatures_than_an_edge_reads_are_not_written(bundle):
 def test_a_bundle_past_the_size_limit_is_neither_written_nor_read():
     wide = Schema((Feature("terms", "vector", size=1999),))
     arms = ("a", "b", "c")
-    scorer = Scorer(arms, np.zeros((3, 2000)), Exploration(), np.zeros((3, 2000, 2000)), alpha=1.0)
+    scorer = Linear(arms, np.zeros((3, 2000)), Exploration(), np.zeros((3, 2000, 2000)), alpha=1.0)
     bundle = replace(
         make_bundle(),
         arms=tuple(Arm(name, name, "http://upstream/v1") for name in arms),

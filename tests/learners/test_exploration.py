@@ -52,6 +52,14 @@ def test_a_draw_is_never_an_arm_of_probability_0(arms, exploration, u):
     assert spread[draw(spread, u)] > 0
 
 
+@given(scored_arms(), explorations, st.lists(st.floats(0, 1, exclude_max=True), min_size=2))
+def test_draws_do_not_fall_as_u_rises(arms, exploration, units):
+    found, eligible = arms
+    (spread,) = probabilities(found[None], eligible[None], exploration)
+    drawn = [draw(spread, u) for u in sorted(units)]
+    assert drawn == sorted(drawn)
+
+
 def test_a_draw_falls_where_the_cumulative_sum_says():
     spread = np.array([0.0, 0.25, 0.0, 0.75])
     assert [draw(spread, u) for u in (0.0, 0.2499, 0.25, 0.9999)] == [1, 1, 3, 3]

@@ -1,5 +1,6 @@
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -61,6 +62,29 @@ def test_any_context_becomes_a_bounded_vector_of_the_schema_s_width(data):
     assert x[0] == 1.0
     assert (np.abs(x) <= 10).all()
     assert np.array_equal(schema.encode_all([context, {}])[0], x)
+
+
+@given(st.data())
+def test_many_contexts_are_encoded_to_the_bytes_of_each_by_itself(data):
+    schema = data.draw(schemas())
+    many = data.draw(st.lists(contexts(schema), max_size=6))
+    each = b"".join(schema.encode(context).tobytes() for context in many)
+    assert schema.encode_all(many).tobytes() == each
+
+
+@pytest.mark.parametrize("odd", [True, 3, np.float64(0.5), (1, 2), "a", [1], [[1, 2]], 10**400])
+@pytest.mark.parametrize("kind", ["number", "flag", "category", "vector"])
+def test_an_odd_value_among_many_is_taken_or_refused_as_by_itself(kind, odd):
+    schema = Schema((Feature("f", kind, values=("a", "3") if kind == "category" else (), size=2),))
+    plain = {"number": 1.5, "flag": True, "category": "a", "vector": [0.5, 1]}[kind]
+    many = [{"f": plain}, {}, {"f": odd}]
+    try:
+        each = [schema.encode(context) for context in many]
+    except ContextError as error:
+        with pytest.raises(ContextError, match=re.escape(str(error))):
+            schema.encode_all(many)
+    else:
+        assert schema.encode_all(many).tobytes() == np.array(each).tobytes()
 
 
 @given(schemas())

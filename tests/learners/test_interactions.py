@@ -6,7 +6,7 @@ import pytest
 
 from learners.errors import InteractionError
 from learners.features import Feature, Schema
-from learners.interactions import Interactions, digest, encode
+from learners.interactions import COLUMNS, Interactions, digest, encode, joined
 from learners.records import MAX_ABS_REWARD, Card, Interaction
 
 SCHEMA = Schema((Feature("chars", "number"),))
@@ -86,6 +86,8 @@ def test_columns_that_would_poison_a_learner_are_refused(log_of, change, said):
 def test_a_price_that_is_none_is_refused(price):
     with pytest.raises(ValueError, match="usd_per_mtok_out"):
         Card(usd_per_mtok_out=price)
+    with pytest.raises(ValueError, match="joules_per_token_in"):
+        Card(joules_per_token_in=price)
 
 
 @pytest.mark.parametrize(
@@ -130,3 +132,36 @@ def test_the_same_log_has_the_same_digest_however_it_lies_in_memory(log_of):
     )
     assert digest(other) == digest(log)
     assert digest(log.rows(slice(0, 0))) == digest(log.rows(slice(5, 5)))
+
+
+def test_joined_pieces_are_the_log_that_was_cut(log_of):
+    log = log_of(40, 3)
+    pieces = [log.rows(slice(a, b)) for a, b in ((0, 7), (7, 7), (7, 30), (30, 40))]
+    assert digest(joined(pieces)) == digest(log)
+    assert digest(joined([log])) == digest(log)
+
+
+def test_nothing_joined_with_rows_is_those_rows_whatever_columns_it_lacks(log_of):
+    log = log_of(5, 3)
+    none = Interactions(
+        arms=log.arms,
+        x=np.zeros((0, log.x.shape[1])),
+        eligible=np.zeros((0, 3), dtype=np.bool_),
+        action=np.zeros(0, dtype=np.int64),
+        propensity=np.zeros(0),
+        reward=np.zeros(0),
+        weight=np.zeros(0),
+    )
+    both = joined([none, log, none])
+    assert all(np.array_equal(getattr(both, name), getattr(log, name)) for name in COLUMNS)
+    assert len(joined([none, none])) == 0
+
+
+def test_pieces_that_do_not_fit_together_are_refused(log_of):
+    log = log_of(5, 3)
+    with pytest.raises(InteractionError, match="over other arms"):
+        joined([log, replace(log, arms=log.arms[::-1])])
+    with pytest.raises(InteractionError, match="do not fit together"):
+        joined([log, replace(log, x=log.x[:, :-1])])
+    with pytest.raises(InteractionError, match="do not fit together"):
+        joined([log, replace(log, parts=np.zeros((5, 2)))])

@@ -3,13 +3,13 @@ import tracemalloc
 import numpy as np
 
 from learners.exploration import Exploration
-from learners.scorer import ROWS_AT_ONCE, Scorer
+from learners.scorers.linear import ROWS_AT_ONCE, Linear
 
 
-def scorer_of(k: int, d: int) -> Scorer:
+def scorer_of(k: int, d: int) -> Linear:
     random = np.random.default_rng(0)
     root = random.normal(size=(k, d, d))
-    return Scorer(
+    return Linear(
         arms=tuple(f"arm-{i}" for i in range(k)),
         weights=random.normal(size=(k, d)),
         exploration=Exploration("greedy"),

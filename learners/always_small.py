@@ -1,0 +1,22 @@
+"""The reference that always serves the cheapest arm; see :mod:`learners.boundary`."""
+
+from functools import partial
+
+from learners import boundary
+from learners.boundary import PARAMS, PROMISES, freeze, learn, rearm, snapshot
+
+__all__ = [
+    "NAME",
+    "PARAMS",
+    "PROMISES",
+    "freeze",
+    "init",
+    "learn",
+    "rearm",
+    "restore",
+    "snapshot",
+]
+
+NAME = boundary.SMALL
+init = partial(boundary.init, NAME)
+restore = partial(boundary.restore, NAME)

@@ -1,0 +1,1 @@
+"""The portable forms of trained policies: plain numbers that need no learning library."""
