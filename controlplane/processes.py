@@ -5,11 +5,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from controlplane.errors import ControlPlaneError
@@ -20,6 +23,7 @@ STOP_S = 20.0
 MAX_RESTARTS = 5
 RESTART_WINDOW_S = 60.0
 _MAX_OUT = 64 * 2**10
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class ProcessError(ControlPlaneError):
@@ -37,6 +41,30 @@ class Program:
     module: str
     args: tuple[str, ...] = ()
     environment: Mapping[str, str | None] = field(default_factory=dict)
+
+
+@contextmanager
+def whole() -> Iterator[None]:
+    """Ctrl-C and its like wait until the block is done, and then do what they do.
+
+    A process that is started and not yet noted down would be forgotten by whoever stops them all.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the main thread's
+        return
+    came: list[int] = []
+
+    def note(sent: int, _frame: FrameType | None) -> None:
+        came.append(sent)
+
+    before = {sent: signal.signal(sent, note) for sent in _ENDING}
+    try:
+        yield
+    finally:
+        for sent, handler in before.items():
+            signal.signal(sent, handler)
+        for sent in came[:1]:
+            signal.raise_signal(sent)
 
 
 class Process:

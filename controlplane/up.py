@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from controlplane import keys
 from controlplane.errors import ControlPlaneError
-from controlplane.processes import Process, Program
+from controlplane.processes import Process, Program, whole
 from controlplane.settings import Settings, read_settings
 from controlplane.signing import agree, public_keys
 from learners.ids import ENTROPY_BYTES, uuid7
@@ -201,7 +201,8 @@ class Stack:
         return minted.token
 
     def _spawn(self, program: Program) -> None:
-        self._processes.append(Process(program, self._settings.data / "logs"))
+        with whole():
+            self._processes.append(Process(program, self._settings.data / "logs"))
 
     def _wait_ready(self) -> None:
         for process in self._processes:

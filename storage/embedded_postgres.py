@@ -97,7 +97,7 @@ def start_postgres(data_dir: Path, log: Path) -> tuple[Child, str]:
     except psycopg.Error as error:
         child.stop()
         raise EmbeddedError(f"the embedded postgres refuses: {error}; read {log}") from error
-    except EmbeddedError:
+    except BaseException:
         child.stop()
         raise
     return child, f"postgresql+psycopg://{DATABASE}@/{DATABASE}?host={quote(str(run))}&port={PORT}"

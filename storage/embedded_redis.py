@@ -28,7 +28,7 @@ def start_redis(data_dir: Path, log: Path) -> tuple[Child, str]:
     child = Child(Command("redis", (str(server_path()), *settings(path)), home, log, _SIGNALS))
     try:
         child.wait_until(lambda: answers(path), READY_TIMEOUT_S)
-    except EmbeddedError:
+    except BaseException:
         child.stop()
         raise
     return child, f"{_CELERY_SCHEME}://{quote(str(path))}?virtual_host=0"

@@ -1,0 +1,33 @@
+"""A process that is started is on the books before Ctrl-C is heard."""
+
+import os
+import signal
+
+import pytest
+
+from controlplane.processes import whole
+
+
+def test_ctrl_c_waits_until_the_block_is_done() -> None:
+    books: list[str] = []
+
+    def spawn() -> str:
+        os.kill(os.getpid(), signal.SIGINT)
+        return "process"
+
+    def start() -> None:
+        with whole():
+            books.append(spawn())
+        books.append("went on")
+
+    with pytest.raises(KeyboardInterrupt):
+        start()
+    assert books == ["process"]
+
+
+def test_the_handlers_are_what_they_were() -> None:
+    before = [signal.getsignal(sent) for sent in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    with whole():
+        assert signal.getsignal(signal.SIGINT) is not before[0]
+    after = [signal.getsignal(sent) for sent in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    assert after == before
