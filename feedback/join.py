@@ -11,9 +11,13 @@ from learners.features import canonical_json
 from learners.records import MAX_ABS_REWARD, Interaction
 from learners.rewards import RewardFunction
 from storage import interactions, policies, versions
+from storage.policies import StoredPolicy
 
 BATCH = 2_000
 MAX_READ = 100_000
+
+Said = Mapping[str, Mapping[str, float]]
+"""By metric, what each source said, in a number."""
 
 
 def join(
@@ -76,27 +80,59 @@ def settle(connection: sa.Connection, policy_id: UUID, *, now: datetime, limit: 
         for name, row in policies.list_metrics(connection, policy.project_id).items()
         if name in reward.metrics
     }
-    outcomes = interactions.outcome_values(connection, policy.project_id, ids)
-    said = interactions.feedback_values(connection, policy.project_id, ids)
     rows = []
-    for decision_id in ids:
-        values = combine(outcomes.get(decision_id, {}), said.get(decision_id, {}), metrics)
-        shown = canonical_json(values).decode()
-        rows.append((decision_id, bounded(reward.evaluate(values)), shown))
+    for decision_id, (values, said) in _known(connection, policy.project_id, ids, metrics).items():
+        shown, told = (canonical_json(one).decode() for one in (values, said))
+        rows.append((decision_id, bounded(reward.evaluate(values)), shown, told))
     interactions.write(connection, policy_id, rows, reward_version=version, now=now)
     return len(ids)
 
 
+def newest_values(
+    connection: sa.Connection, policy: StoredPolicy, metrics: Mapping[str, Metric], limit: int
+) -> list[dict[str, float]]:
+    """What is known of the newest decisions of a policy's log, whatever its reward reads.
+
+    Args:
+        connection: to the database.
+        policy: whose log.
+        metrics: the declared metrics that count beside the outcomes.
+        limit: how many decisions.
+    """
+    ids = interactions.newest_ids(connection, policy.id, limit)
+    found: list[dict[str, float]] = []
+    for start in range(0, len(ids), BATCH):
+        batch = ids[start : start + BATCH]
+        known = _known(connection, policy.project_id, batch, metrics)
+        found += [values for values, _ in known.values()]
+    return found
+
+
+def _known(
+    connection: sa.Connection,
+    project_id: UUID,
+    ids: Sequence[UUID],
+    metrics: Mapping[str, Metric],
+) -> dict[UUID, tuple[dict[str, float], Said]]:
+    """What was measured and said of each decision, and by whom, in the order of the ids."""
+    outcomes = interactions.outcome_values(connection, project_id, ids)
+    told = interactions.feedback_values(connection, project_id, ids)
+    found: dict[UUID, tuple[dict[str, float], Said]] = {}
+    for one in ids:
+        said = {name: told[one][name] for name in told.get(one, {}) if name in metrics}
+        found[one] = combine(outcomes.get(one, {}), said, metrics), said
+    return found
+
+
 def combine(
     outcome: Mapping[str, float],
-    said: Mapping[str, Sequence[float]],
+    said: Said,
     metrics: Mapping[str, Metric],
 ) -> dict[str, float]:
     """The outcome's values and one number for each metric that somebody spoke of."""
     values = dict(outcome)
-    for name, numbers in said.items():
-        if name in metrics:
-            values[name] = metrics[name].aggregate(numbers)
+    for name, by_source in said.items():
+        values[name] = metrics[name].aggregate(list(by_source.values()))
     return values
 
 

@@ -13,7 +13,15 @@ MetricType = Literal["boolean", "float", "category", "comment"]
 Level = Literal["decision", "episode"]
 Aggregation = Literal["mean", "min", "max"]
 
-OUTCOMES = ("latency_s", "ttft_s", "input_tokens", "output_tokens", "cost_usd", "error")
+OUTCOMES = (
+    "latency_s",
+    "ttft_s",
+    "input_tokens",
+    "output_tokens",
+    "cost_usd",
+    "energy_j",
+    "error",
+)
 """What the edge measures; a reward may name them, feedback may not."""
 
 MAX_WAIT_S = 30 * 86_400.0

@@ -8,6 +8,7 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from learners.records import Interaction
+from storage import log
 from storage.policies import StoredPolicy
 
 # The wait is that of now: a reward with a longer one holds back what was queued before it.
@@ -51,32 +52,23 @@ WITH asked AS MATERIALIZED (
   WHERE f.project_id = :project
     AND f.episode_id = ANY(ARRAY(SELECT DISTINCT episode_id FROM asked))
     AND f.retracted_at IS NULL AND f.number IS NOT NULL
-) SELECT DISTINCT ON (decision_id, metric, source) decision_id, metric, number FROM said
+) SELECT DISTINCT ON (decision_id, metric, source) decision_id, metric, source, number FROM said
 ORDER BY decision_id, metric, source, occurred_at DESC, feedback_id DESC
 """
 
 _WRITE = """
 INSERT INTO interactions
-  (decision_id, policy_id, position, reward, reward_version, "values", revision, joined_at)
+  (decision_id, policy_id, position, reward, reward_version, "values", said, revision, joined_at)
 SELECT u.decision_id, :policy, u.position, u.reward, :reward_version,
-       CAST(u.vals AS jsonb), 1, :now
+       CAST(u.vals AS jsonb), CAST(u.said AS jsonb), 1, :now
 FROM unnest(CAST(:ids AS uuid[]), CAST(:positions AS bigint[]), CAST(:rewards AS float8[]),
-            CAST(:vals AS text[])) AS u(decision_id, position, reward, vals)
+            CAST(:vals AS text[]), CAST(:said AS text[]))
+  AS u(decision_id, position, reward, vals, said)
 ON CONFLICT (decision_id, policy_id) DO UPDATE SET
   reward = excluded.reward, reward_version = excluded.reward_version, "values" = excluded."values",
-  revision = interactions.revision + 1, joined_at = excluded.joined_at
-WHERE (interactions.reward, interactions."values", interactions.reward_version)
-  IS DISTINCT FROM (excluded.reward, excluded."values", excluded.reward_version)
-"""
-
-_READ = """
-SELECT i.position, i.decision_id, i.reward, d.at, d.context, d.eligible, d.action, d.propensity
-FROM interactions i
-JOIN decisions d ON d.decision_id = i.decision_id AND d.policy_id = i.policy_id
-WHERE i.policy_id = :policy AND i.position > :after AND i.position <= :upto
-  AND i.reward IS NOT NULL
-  AND (CAST(:reward_version AS bigint) IS NULL OR i.reward_version = :reward_version)
-ORDER BY i.position LIMIT :limit
+  said = excluded.said, revision = interactions.revision + 1, joined_at = excluded.joined_at
+WHERE (interactions.reward, interactions."values", interactions.said, interactions.reward_version)
+  IS DISTINCT FROM (excluded.reward, excluded."values", excluded.said, excluded.reward_version)
 """
 
 
@@ -106,24 +98,27 @@ def outcome_values(
 
 def feedback_values(
     connection: sa.Connection, project_id: UUID, ids: Sequence[UUID]
-) -> dict[UUID, dict[str, list[float]]]:
+) -> dict[UUID, dict[str, dict[str, float]]]:
     """For each decision and metric, the standing value of every source, by source name."""
-    found: dict[UUID, dict[str, list[float]]] = {}
+    found: dict[UUID, dict[str, dict[str, float]]] = {}
     given = {"ids": [str(i) for i in ids], "project": project_id}
     for row in connection.execute(sa.text(_FEEDBACK), given):
-        found.setdefault(row.decision_id, {}).setdefault(row.metric, []).append(row.number)
+        of_metric = found.setdefault(row.decision_id, {}).setdefault(row.metric, {})
+        of_metric[row.source] = row.number
     return found
 
 
 def write(
     connection: sa.Connection,
     policy_id: UUID,
-    rows: Sequence[tuple[UUID, float | None, str]],
+    rows: Sequence[tuple[UUID, float | None, str, str]],
     *,
     reward_version: int,
     now: datetime,
 ) -> None:
-    """Store (decision, reward, values as JSON): new ones at the log's end, known ones amended.
+    """Store new interactions at the log's end, and amend known ones.
+
+    A row is (decision, reward, values as JSON, what each source said of each metric as JSON).
 
     Positions become visible in their order, since the policy's row is locked until the commit.
     """
@@ -155,6 +150,7 @@ def write(
             "positions": [position.get(row[0], 0) for row in rows],
             "rewards": [row[1] for row in rows],
             "vals": [row[2] for row in rows],
+            "said": [row[3] for row in rows],
         },
     )
 
@@ -168,30 +164,24 @@ def read(
     limit: int,
     reward_version: int | None = None,
 ) -> list[Interaction]:
-    """Rewarded interactions at positions in (after, upto], in order; of one reward, if given."""
-    rows = connection.execute(
-        sa.text(_READ),
-        {
-            "policy": policy_id,
-            "after": after,
-            "upto": upto,
-            "limit": limit,
-            "reward_version": reward_version,
-        },
+    """All of :func:`storage.log.stream` at once."""
+    batches = log.stream(
+        connection, policy_id, after=after, upto=upto, limit=limit, reward_version=reward_version
     )
-    return [
-        Interaction(
-            decision_id=str(row.decision_id),
-            at=row.at,
-            context=row.context,
-            eligible=tuple(row.eligible),
-            action=row.action,
-            propensity=row.propensity,
-            reward=row.reward,
-            position=row.position,
+    return [row for rows, _ in batches for row in rows]
+
+
+def newest_ids(connection: sa.Connection, policy_id: UUID, limit: int) -> list[UUID]:
+    """The decisions at the log's end, rewarded or not, the newest first."""
+    return list(
+        connection.scalars(
+            sa.text(
+                "SELECT decision_id FROM interactions WHERE policy_id = :policy "
+                "ORDER BY position DESC LIMIT :limit"
+            ),
+            {"policy": policy_id, "limit": limit},
         )
-        for row in rows
-    ]
+    )
 
 
 def due_policies(connection: sa.Connection, now: datetime) -> list[UUID]:

@@ -12,6 +12,8 @@ from sqlalchemy.dialects.postgresql import insert
 from storage.tables import arms, metrics, policies, pools, rewards
 
 Json = dict[str, Any]
+BEHIND = ("model", "endpoint")
+"""What of an arm's spec makes it another arm under the same name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +55,32 @@ def find_pool(connection: sa.Connection, project_id: UUID, name: str) -> UUID | 
 
 
 def put_arm(connection: sa.Connection, pool_id: UUID, name: str, spec: Json, now: datetime) -> None:
-    """Add an arm, change it, or bring a retired one back."""
+    """Add an arm, change it, or bring a retired one back; another model or endpoint revises it."""
+    added = insert(arms).values(
+        pool_id=pool_id, name=name, spec=spec, created_at=now, retired_at=None
+    )
+    behind = [
+        sa.tuple_(*(of.spec[key].astext for key in BEHIND)) for of in (arms.c, added.excluded)
+    ]
+    revised = sa.case((behind[0].is_distinct_from(behind[1]), now), else_=arms.c.revised_at)
     connection.execute(
-        insert(arms)
-        .values(pool_id=pool_id, name=name, spec=spec, created_at=now, retired_at=None)
-        .on_conflict_do_update(
-            index_elements=["pool_id", "name"], set_={"spec": spec, "retired_at": None}
+        added.on_conflict_do_update(
+            index_elements=["pool_id", "name"],
+            set_={"spec": spec, "retired_at": None, "revised_at": revised},
         )
     )
+
+
+def revised_arms(connection: sa.Connection, pool_id: UUID) -> dict[str, datetime]:
+    """Since when the model behind each arm in service stands there, of those that had another."""
+    rows = connection.execute(
+        sa.select(arms.c.name, arms.c.revised_at)
+        .where(
+            arms.c.pool_id == pool_id, arms.c.retired_at.is_(None), arms.c.revised_at.is_not(None)
+        )
+        .order_by(arms.c.name)
+    )
+    return {row.name: row.revised_at for row in rows}
 
 
 def retire_arm(connection: sa.Connection, pool_id: UUID, name: str, now: datetime) -> bool:

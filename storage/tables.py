@@ -91,6 +91,7 @@ arms = sa.Table(
     _json("spec"),
     _time("created_at"),
     _time("retired_at", null=True),
+    _time("revised_at", null=True),
 )
 
 policies = sa.Table(
@@ -232,6 +233,7 @@ interactions = sa.Table(
     _json("values"),
     _count("revision"),
     _time("joined_at"),
+    _json("said", null=True),
     sa.Index(None, "policy_id", "position"),
     postgresql_partition_by="RANGE (decision_id)",
 )

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from feedback import join
 from feedback.metrics import Metric
 from learners.records import Interaction
-from learners.rewards import RewardFunction, Term
+from learners.rewards import RewardFunction, RewardGate, Term
 from storage import interactions
 from tests.ground import GOOD, T0, WAIT_S, Ground, later, lay, new_id
 
@@ -268,6 +268,9 @@ def test_an_interaction_holds_what_was_logged_of_its_decision(ground: Ground):
         propensity=0.75,
         reward=1.0,
         position=1,
+        values={"good": 1.0},
+        source="user",
+        said={"good": {"user": 1.0}},
     )
 
 
@@ -355,3 +358,17 @@ def test_any_order_and_any_repetition_gives_the_same_interactions_once(
     assert positions(ground) == [1, 2, 3]
     assert ground.policy().log_position == 3
     assert ground.count("pending_joins") == 0
+
+
+def test_a_gate_decides_what_the_log_holds_and_energy_counts(engine: sa.Engine) -> None:
+    ground = lay(engine, reward=None)
+    terms = (Term("score", default=0.5), Term("energy_j", -0.01, cap_high=50.0))
+    ground.put_reward(RewardFunction(terms, gates=(RewardGate("good", 1.0, -1.0),)))
+    ids = [new_id() for _ in range(3)]
+    ground.decide(*ids)
+    for decision_id, joules in zip(ids, (20.0, 400.0, 20.0), strict=True):
+        ground.outcome(decision_id, values={"energy_j": joules})
+    for decision_id, good in zip(ids, (True, True, False), strict=True):
+        ground.say(decision_id, good)
+    ground.settle(later(WAIT_S))
+    assert [ground.rewards()[i] for i in ids] == pytest.approx([0.5 - 0.2, 0.5 - 0.5, -1.0])

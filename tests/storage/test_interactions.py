@@ -1,7 +1,10 @@
 from uuid import UUID
 
 import pytest
+import sqlalchemy as sa
 
+from learners.records import Interaction
+from learners.rewards import RewardFunction, Term
 from storage import interactions
 from tests.ground import T0, Ground, later, lay, new_id
 
@@ -9,7 +12,11 @@ from tests.ground import T0, Ground, later, lay, new_id
 def write(ground: Ground, *rows: tuple[UUID, float | None, str], version: int = 1) -> None:
     with ground.engine.begin() as connection:
         interactions.write(
-            connection, ground.policy_id, rows, reward_version=version, now=later(version)
+            connection,
+            ground.policy_id,
+            [(*row, "{}") for row in rows],
+            reward_version=version,
+            now=later(version),
         )
 
 
@@ -35,7 +42,7 @@ def test_writing_what_stands_there_already_changes_nothing(ground: Ground):
 def test_a_write_that_is_rolled_back_gives_its_positions_back(ground: Ground):
     with ground.engine.connect() as connection:
         interactions.write(
-            connection, ground.policy_id, [(new_id(), 1.0, "{}")], reward_version=1, now=T0
+            connection, ground.policy_id, [(new_id(), 1.0, "{}", "{}")], reward_version=1, now=T0
         )
         connection.rollback()
     write(ground, (new_id(), 1.0, "{}"))
@@ -75,6 +82,47 @@ def test_reading_gives_rewarded_interactions_in_order_between_two_positions(grou
     assert read(2, 5) == [(3, 2.0), (5, 4.0)]
     assert read(0, 6, limit=2) == [(1, 0.0), (2, 1.0)]
     assert read(6, 6) == []
+
+
+def test_reading_tells_who_said_what(ground: Ground):
+    ids = [new_id() for _ in range(3)]
+    ground.decide(*ids)
+    for source in ("judge", "user"):
+        ground.say(ids[0], source == "user", source=source)
+    ground.say(ids[1], True, source="judge")
+    ground.outcome(ids[2])
+    ground.settle(later(100))
+    ground.put_reward(RewardFunction((Term("good", default=0.5),)))
+    ground.settle(later(200))
+    with ground.engine.connect() as connection:
+        rows = interactions.read(connection, ground.policy_id, after=0, upto=3, limit=3)
+    found = {UUID(row.decision_id): (row.said, row.source) for row in rows}
+    assert found == {
+        ids[0]: ({"good": {"judge": 0.0, "user": 1.0}}, None),
+        ids[1]: ({"good": {"judge": 1.0}}, "judge"),
+        ids[2]: ({}, None),
+    }
+
+
+def test_what_was_joined_before_sources_were_kept_is_nobodys_until_it_is_joined_again(
+    ground: Ground,
+):
+    one = new_id()
+    ground.decide(one)
+    ground.say(one, True)
+    ground.settle(later(100))
+    with ground.engine.begin() as connection:
+        connection.execute(sa.text("UPDATE interactions SET said = NULL"))
+
+    def read() -> Interaction:
+        with ground.engine.connect() as connection:
+            return interactions.read(connection, ground.policy_id, after=0, upto=1, limit=1)[0]
+
+    assert (read().said, read().source) == ({}, None)
+    ground.say(one, True, source="judge", now=later(150))
+    ground.settle(later(200))
+    assert read().said == {"good": {"judge": 1.0, "user": 1.0}}
+    assert ground.log()[one]["revision"] == 2
 
 
 def test_counts_are_those_of_the_policy(ground: Ground):

@@ -148,6 +148,27 @@ def test_a_downgrade_to_nothing_leaves_no_table(engine: sa.Engine):
     assert differences(engine) == []
 
 
+def test_rows_of_the_first_schema_stay_and_its_release_goes_on_writing(empty_database_url: str):
+    config = alembic_config(empty_database_url)
+    command.upgrade(config, "0001")
+    engine = connect(empty_database_url)
+    now = datetime.now(UTC)
+    write = sa.text(
+        "INSERT INTO interactions (decision_id, policy_id, position, reward, reward_version, "
+        '"values", revision, joined_at) '
+        "VALUES (:id, :id, :n, 1.0, 1, CAST('{}' AS jsonb), 1, :now)"
+    )
+    with engine.begin() as connection:
+        connection.execute(write, {"id": first_id(now), "n": 1, "now": now})
+    migrate(empty_database_url)
+    with engine.begin() as connection:
+        connection.execute(write, {"id": first_id(now.replace(year=2020)), "n": 2, "now": now})
+        rows = connection.execute(sa.text("SELECT position, said FROM interactions ORDER BY 1"))
+        assert rows.all() == [(1, None), (2, None)]
+    assert differences(engine) == []
+    engine.dispose()
+
+
 def test_the_history_has_one_head():
     config = alembic_config("postgresql://unused")
     assert len(ScriptDirectory.from_config(config).get_heads()) == 1
