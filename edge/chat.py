@@ -8,6 +8,7 @@ import msgspec
 
 from edge.errors import invalid, not_json
 from edge.ledger import check_id
+from edge.preference import HEADER, read_preference
 
 ROUTE = "route/"
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -24,6 +25,7 @@ class Chat:
     fields: dict[str, msgspec.Raw]
     session_id: str | None
     episode_id: str | None
+    preference: dict[str, float]
 
     @property
     def policy(self) -> str | None:
@@ -41,7 +43,8 @@ def read_chat(body: bytes, headers: Mapping[str, str]) -> Chat:
     """The request that body and headers hold.
 
     Raises:
-        ProblemError: It is no JSON object (400), or model, messages or an id is wrong (422).
+        ProblemError: It is no JSON object (400), or model, messages, an id or a preference is
+            wrong (422).
     """
     try:
         fields = _fields.decode(body)
@@ -61,4 +64,5 @@ def read_chat(body: bytes, headers: Mapping[str, str]) -> Chat:
         fields=fields,
         session_id=check_id("x-route-session-id", headers.get("x-route-session-id")),
         episode_id=check_id("x-route-episode-id", headers.get("x-route-episode-id")),
+        preference=read_preference(headers.get(HEADER)),
     )

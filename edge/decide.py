@@ -12,11 +12,14 @@ from aiohttp import web
 from edge.errors import ProblemError, invalid, not_json
 from edge.ledger import Answered, Ledger, check_id, reward_deadline
 from edge.policies import Policies
+from edge.preference import MAX_NAME as MAX_PART_NAME
+from edge.preference import MAX_PARTS
 from edge.router import Decision, NoArmError, decide, eligible_arms
 from kernels import signals
 from learners.bundle import Bundle
 from learners.errors import LearnersError
 from learners.ids import parse, time_of
+from learners.preferences import MAX_FACTOR, in_context
 from learners.records import MAX_NAME, Context, ContextValue
 
 MAX_DECIDE_BYTES = 1024 * 1024
@@ -37,6 +40,7 @@ class Asked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     policy: str
     context: dict[str, Any] | None = None
     input: str | list[Any] | None = None
+    preference: dict[str, float] | None = None
     actions: list[str] | None = None
     excluded_actions: list[str] = []
     session_id: str | None = None
@@ -192,9 +196,19 @@ def read_context(asked: Asked) -> Context:
     for name, value in given.items():
         if value is not None:
             found[name] = _value(name, value)
+    found.update(_preference(asked.preference or {}))
     if len(msgspec.json.encode(given)) > MAX_CONTEXT_BYTES:
         raise invalid("context", f"{len(given)} features", f"at most {MAX_CONTEXT_BYTES} bytes")
     return found
+
+
+def _preference(asked: Mapping[str, float]) -> dict[str, float]:
+    if len(asked) > MAX_PARTS:
+        raise invalid("preference", f"{len(asked)} parts", f"name at most {MAX_PARTS}")
+    for name, factor in asked.items():
+        if not (0 < len(name) <= MAX_PART_NAME and NUL not in name and 0 <= factor <= MAX_FACTOR):
+            raise invalid(f"preference.{name}", factor, f"give a factor from 0 to {MAX_FACTOR:g}")
+    return in_context(asked)
 
 
 def _value(name: str, value: object) -> ContextValue:

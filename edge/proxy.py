@@ -15,17 +15,19 @@ import structlog
 from aiohttp import web
 
 from edge.chat import ROUTE, Chat, read_chat
-from edge.errors import ProblemError, UpstreamError
+from edge.errors import ProblemError, UpstreamError, invalid
 from edge.headers import decision_headers, model_header
 from edge.ledger import Ledger
 from edge.metrics import Metrics
 from edge.policies import Policies
+from edge.preference import HEADER
 from edge.relay import Attempt, Relay
 from edge.router import Decision, NoArmError, decide
 from edge.usage import Meter, count_chars
 from kernels import signals
 from learners.bundle import Bundle
-from learners.errors import LearnersError
+from learners.errors import ContextError, LearnersError
+from learners.preferences import PREFIX
 from learners.records import Arm, Context
 
 BUSY = frozenset({429, 503})
@@ -92,7 +94,7 @@ class Proxy:
             raise _all_failed([(arm, error)], headers) from error
 
     async def _routed(self, request: web.Request, chat: Chat, bundle: Bundle) -> web.StreamResponse:
-        context = signals.read_messages(chat.messages)
+        context = {**signals.read_messages(chat.messages), **chat.preference}
         failed: Failures = []
         before: str | None = None
         headers: dict[str, str] = {}
@@ -135,6 +137,8 @@ class Proxy:
                 episode_id=chat.episode_id,
             )
         except LearnersError as error:
+            if chat.preference and isinstance(error, ContextError) and PREFIX in str(error):
+                raise invalid(HEADER, chat.preference, str(error)) from error
             # The signals are ours: a schema or scorer that cannot take them is a mistake of the
             # policy, not of the client.
             raise ProblemError(

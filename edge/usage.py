@@ -143,6 +143,9 @@ class Meter:
             cost = cost_usd(usage, card)
             if math.isfinite(cost):
                 found["cost_usd"] = cost
+            energy = energy_j(usage, card)
+            if energy is not None and math.isfinite(energy):
+                found["energy_j"] = energy
         if self.error is not None:
             found["error"] = self.error
         return found
@@ -154,6 +157,14 @@ def cost_usd(usage: Usage, card: Card) -> float:
         usage.prompt_tokens * card.usd_per_mtok_in + usage.completion_tokens * card.usd_per_mtok_out
     )
     return dollars_per_million / 1e6
+
+
+def energy_j(usage: Usage, card: Card) -> float | None:
+    """What the arm's card says that the tokens took, in joules; None where it says nothing."""
+    if card.joules_per_token_in is None and card.joules_per_token_out is None:
+        return None
+    into = usage.prompt_tokens * (card.joules_per_token_in or 0.0)
+    return into + usage.completion_tokens * (card.joules_per_token_out or 0.0)
 
 
 def count_chars(messages: Sequence[object]) -> int:

@@ -27,7 +27,7 @@ from learners.bundle import Bundle, Golden, seal
 from learners.exploration import Exploration
 from learners.features import Schema
 from learners.records import Arm, Card
-from learners.scorer import Scorer
+from learners.scorers.linear import Linear
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 FOREIGN_KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(1, 33)))
@@ -61,7 +61,7 @@ def make_bundle(
             for name in arms
         ),
         schema=schema,
-        scorer=Scorer(arms, rng.normal(size=(len(arms), schema.dimension)), exploration),
+        scorer=Linear(arms, rng.normal(size=(len(arms), schema.dimension)), exploration),
         fallback_arm=arms[0],
         learner="linucb",
         wait_s=3600.0,

@@ -13,6 +13,7 @@ from edge.backoff import Backoff
 from edge.shelf import Kept, Shelf
 from learners.bundle import MAX_BUNDLE_BYTES, Golden, seal
 from learners.features import Schema
+from learners.scorers.linear import Linear
 from tests.edge.doubles import (
     ARMS,
     FOREIGN_KEY,
@@ -313,7 +314,7 @@ def test_a_schema_of_other_features_gives_zeros_for_what_a_chat_does_not_have(tm
         async with control_plane() as plane:
             bundle = make_bundle()
             weights = np.ones((3, schema.dimension))
-            scorer = type(bundle.scorer)(ARMS, weights, bundle.scorer.exploration)
+            scorer = Linear(ARMS, weights, bundle.scorer.exploration)
             odd = replaced(bundle, schema=schema, scorer=scorer, golden=())
             even = tuple(odd.distribution({}, ARMS).tolist())
             plane.publish(replaced(odd, golden=(Golden({}, ARMS, even),)))

@@ -33,6 +33,23 @@ def test_a_stream_is_read_the_same_however_the_network_cuts_it(cuts, usage, crlf
     assert meter.estimated is not usage
 
 
+@pytest.mark.parametrize(
+    ("card", "joules"),
+    [
+        (Card(joules_per_token_in=0.1, joules_per_token_out=0.4), 0.7 + 2.0),
+        (Card(joules_per_token_out=0.4), 2.0),
+        (Card(joules_per_token_in=0.0), 0.0),
+        (Card(joules_per_token_out=1e308), None),
+        (Card(), None),
+    ],
+)
+def test_the_energy_is_that_of_the_tokens_by_the_arms_card(card, joules):
+    meter = Meter(0.0)
+    meter.feed(b"".join(stream_events(usage=True)), 0.5)
+    found = meter.values(2.0, card, 10).get("energy_j")
+    assert found == (None if joules is None else pytest.approx(joules))
+
+
 def test_the_first_token_is_the_first_text_and_not_the_role():
     meter = Meter(0.0)
     for now, event in enumerate(stream_events(usage=False), start=1):
