@@ -1,26 +1,30 @@
 """Train the candidates of a round, and weigh each against the champion on newer log. Pure."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from controlplane.config import BASELINE, LearnerConfig, PolicyConfig
 from controlplane.gates import Evidence, level_of
+from controlplane.round_log import RoundLog
+from controlplane.specs import spec_of
 from learners import catalogue, ope
 from learners.contract import Spec
-from learners.errors import ContextError, LearnersError
-from learners.exploration import Exploration
-from learners.features import Schema
-from learners.interactions import Interactions, encode
+from learners.errors import LearnersError
+from learners.interactions import Interactions, arrange
 from learners.ope import Evaluation
-from learners.pool_change import with_arms, with_floor
-from learners.records import Context, Estimate, Interaction
-from learners.scorer import Scorer
+from learners.preferences import mixes
+from learners.records import Arm, Context, Estimate, Interaction
+from learners.rewards import RewardFunction
+from learners.scorers.base import Scorer
 
 MIN_TRIED = 10
 """Trained interactions that an arm needs before a learner's own opinion of it counts."""
+
+_FAILURES = (LearnersError, ArithmeticError, RuntimeError, ValueError)
+"""Ours, and those of the libraries that some learners are made of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,17 +38,28 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Incumbent:
-    """The champion: its number, its scorer, and the features that it reads."""
+    """The champion: its number and its scorer."""
 
     version: int
     scorer: Scorer
-    schema: Schema
 
 
 def train(
-    log: Interactions, config: PolicyConfig, *, seed: int
+    log: Interactions,
+    config: PolicyConfig,
+    arms: Sequence[Arm],
+    reward: RewardFunction | None = None,
+    *,
+    seed: int,
 ) -> tuple[list[Candidate], dict[str, str]]:
     """Train every candidate from scratch on the same log: the same log gives the same bytes.
+
+    Args:
+        log: encoded for ``arms`` and ``reward``.
+        config: names the learners.
+        arms: those in service.
+        reward: what the log was rewarded by.
+        seed: of whatever the learners draw.
 
     Returns:
         The candidates, and by name why a learner could not be trained: one that fails takes no
@@ -56,20 +71,22 @@ def train(
     found, failed = [], {}
     for learner in config.candidates:
         try:
-            found.append(_train(learner, log, config, seed))
-        except LearnersError as error:
+            spec = spec_of(learner, config, arms, reward, seed)
+            found.append(_train(learner, spec, log, config.floor))
+        except _FAILURES as error:
             if learner.name == BASELINE:
                 raise
-            failed[learner.name] = str(error)
+            failed[learner.name] = str(error) or repr(error)
     return found, failed
 
 
-def _train(learner: LearnerConfig, log: Interactions, config: PolicyConfig, seed: int) -> Candidate:
+def _train(learner: LearnerConfig, spec: Spec, log: Interactions, floor: float) -> Candidate:
     module = catalogue.load(learner.name)
-    spec = Spec(config.schema, log.arms, learner.params, seed)
+    if learner.quality is not None:
+        log = learner.quality.passed(log)
     state = module.learn(module.init(spec), log)
     scorer = _modest(module.freeze(state), log)
-    return Candidate(learner, with_floor(scorer, config.floor), module.snapshot(state))
+    return Candidate(learner, scorer.floored(floor), module.snapshot(state))
 
 
 def _modest(scorer: Scorer, log: Interactions) -> Scorer:
@@ -78,11 +95,12 @@ def _modest(scorer: Scorer, log: Interactions) -> Scorer:
     A learner is optimistic about what it has not seen. The judged log cannot say whether it is
     right, so such an arm is left to the floor until it has been tried.
     """
-    tried = np.bincount(log.action, minlength=len(log.arms)) >= MIN_TRIED
+    taught = log.action[log.weight > 0]
+    tried = np.bincount(taught, minlength=len(log.arms)) >= MIN_TRIED
     if tried.all() or not tried.any():
         return scorer
     known = [arm for arm, enough in zip(log.arms, tried, strict=True) if enough]
-    return with_arms(with_arms(scorer, known), log.arms)
+    return scorer.modest(known)
 
 
 def weigh(
@@ -91,20 +109,22 @@ def weigh(
     champion: Incumbent,
     config: PolicyConfig,
     *,
+    read: RoundLog,
     look: int,
 ) -> list[Evidence | None]:
-    """The evidence for each candidate, on rows newer than anyone's training; None without rows."""
+    """The evidence for each candidate, on rows newer than anyone's training; None without rows.
+
+    The log is encoded by the policy's schema, then by the champion's.
+    """
     arms = candidates[0].scorer.arms
-    judge = Log.of(rows, arms, config.schema)
+    judge = Log.of(rows, arms, read)
     if len(judge.log) < ope.FOLDS:
         return [None] * len(candidates)
     predicted = ope.reward_model(judge.log)
     baseline = next(c for c in candidates if c.learner.name == BASELINE)
-    fixed = replace(baseline.scorer, exploration=Exploration("greedy"))
+    fixed = baseline.scorer.greedy()
     reference = judge.evaluate(judge.log.x, fixed, predicted)
-    standing = judge.evaluate(
-        champion.schema.encode_all(judge.contexts), with_arms(champion.scorer, arms), predicted
-    )
+    standing = judge.evaluate(judge.standing_x, champion.scorer.over(arms), predicted)
     level = level_of(config.gate, look, len(candidates))
     spread = float(np.ptp(judge.log.reward))
 
@@ -140,23 +160,26 @@ class Log:
 
     A row that a retired arm served stays: no policy of today chooses that arm, so it has weight 0
     and counts by its prediction alone. Dropping it would overstate every policy.
+
+    ``standing_x`` is as the champion reads the rows.
     """
 
     log: Interactions
+    standing_x: NDArray[np.float64]
     contexts: list[Context]
     in_service: NDArray[np.bool_]
 
     @classmethod
-    def of(cls, rows: Sequence[Interaction], arms: tuple[str, ...], schema: Schema) -> "Log":
-        """Encode the rows that at least one arm in service was eligible for."""
-        usable = [
-            row for row in rows if had_a_choice(row) and not set(row.eligible).isdisjoint(arms)
-        ]
-        retired = sorted({arm for row in usable for arm in row.eligible} - set(arms))
-        log = encode(usable, schema, (*arms, *retired))
+    def of(cls, rows: Sequence[Interaction], arms: tuple[str, ...], read: RoundLog) -> "Log":
+        """The rows that at least one arm in service was eligible for."""
+        serving = set(arms)
+        usable = [row for row in rows if had_a_choice(row) and not serving.isdisjoint(row.eligible)]
+        choices = {row.eligible for row in usable}
+        retired = sorted({arm for eligible in choices for arm in eligible} - serving)
+        log = arrange(usable, read.encoded(usable), (*arms, *retired))
         mask = np.zeros(len(arms) + len(retired), dtype=np.bool_)
         mask[: len(arms)] = True
-        return cls(log, [row.context for row in usable], mask)
+        return cls(log, read.encoded(usable, 1), [row.context for row in usable], mask)
 
     def evaluate(
         self, x: NDArray[np.float64], scorer: Scorer, predicted: NDArray[np.float64]
@@ -164,7 +187,9 @@ class Log:
         """A policy's evaluation on these rows, by doubly robust estimation."""
         eligible = (self.log.eligible & self.in_service)[:, self.in_service]
         distribution = np.zeros(self.log.eligible.shape)
-        distribution[:, self.in_service] = scorer.distribution(x, eligible)
+        distribution[:, self.in_service] = scorer.distribution(
+            x, eligible, mixes(self.contexts, scorer)
+        )
         return ope.evaluate(self.log, distribution, "dr", predicted=predicted)
 
 
@@ -174,18 +199,3 @@ def had_a_choice(row: Interaction) -> bool:
     A row with one eligible arm is no gap in the log: every policy would have chosen that arm.
     """
     return row.propensity < 1.0 or len(row.eligible) == 1
-
-
-def fitting(
-    rows: Sequence[Interaction], schemas: Sequence[Schema]
-) -> tuple[list[Interaction], int]:
-    """The rows whose context all schemas can take, and how many were left out."""
-    kept = []
-    for row in rows:
-        try:
-            for schema in schemas:
-                schema.encode(row.context)
-        except ContextError:
-            continue
-        kept.append(row)
-    return kept, len(rows) - len(kept)

@@ -9,6 +9,7 @@ COMMANDS = {
     "up": ("controlplane.up", "start everything on this machine, embedded where no URL is given"),
     "demo": ("controlplane.simulation.demo", "up, a simulated pool and traffic: watch it learn"),
     "replay": ("controlplane.replay", "the loop offline and fast, on a full-information table"),
+    "leaderboard": ("controlplane.leaderboard", "rank arms by votes on pairs of answers"),
     "pool": ("controlplane.simulation.pool", "a simulated model pool that speaks OpenAI's API"),
     "api": ("controlplane.api.app", "the control plane's API and dashboard"),
     "keys": ("controlplane.keys_cli", "create, list and revoke API keys"),
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def usage() -> str:
     """The list of commands."""
-    lines = [f"  {name:8} {text}" for name, (_, text) in COMMANDS.items()]
+    lines = [f"  {name:11} {text}" for name, (_, text) in COMMANDS.items()]
     return "\n".join(
         ("usage: pointsman <command> [options]   (<command> --help says more)", "", *lines)
     )

@@ -14,11 +14,13 @@ from learners import catalogue
 from learners.contract import Spec
 from learners.errors import LearnersError
 from learners.features import Schema
+from learners.quality_gate import QualityGate
 
 BASELINE = "best_fixed"
 """Always among the candidates: what cannot beat it is not released."""
 
 MAX_LEARNERS = 8
+MAX_SOURCES = 1_000
 MAX_CELLS = 100_000_000
 """Rows × columns that a round may hold in memory: 800 MB."""
 _STRICT = ConfigDict(extra="forbid")
@@ -38,13 +40,27 @@ class SettingError(ValueError):
 
 
 @dataclass(frozen=True)
+class QualityConfig(QualityGate):
+    """What a learner is taught by; see there."""
+
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True)
 class LearnerConfig:
-    """A learner of the catalogue with its parameters."""
+    """A learner of the catalogue with its parameters.
+
+    Attributes:
+        name: in the catalogue.
+        params: its parameters; what is left out takes its default.
+        quality: what its interactions must pass before it learns; None: all teach alike.
+    """
 
     __pydantic_config__ = _STRICT
 
     name: str
     params: Mapping[str, float | int | str | bool] = field(default_factory=dict)
+    quality: QualityConfig | None = None
 
 
 @dataclass(frozen=True)
@@ -90,6 +106,49 @@ class GateConfig:
 
 
 @dataclass(frozen=True)
+class SourcesConfig:
+    """Whose feedback counts, and for how much; a source is an API key's name.
+
+    Attributes:
+        trust: by source, what one of its grades weighs; ``*`` for those that are not named.
+        trusted: sources by which the others are corrected.
+        max_influence: share of an arm's weight that one source may hold; 1: no cap.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    trust: Mapping[str, float] = field(default_factory=dict)
+    trusted: tuple[str, ...] = ()
+    max_influence: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse weights that are no parts of one, and a cap that leaves nothing."""
+        bad = [name for name, weight in self.trust.items() if not 0 <= weight <= 1]
+        if bad:
+            raise SettingError(
+                "sources.trust",
+                f"sources.trust of {bad[0]!r} is {self.trust[bad[0]]}: give 0 to 1",
+            )
+        if max(len(self.trust), len(self.trusted)) > MAX_SOURCES:
+            raise SettingError("sources", f"sources: at most {MAX_SOURCES} are named")
+        if not 0.01 <= self.max_influence <= 1:
+            raise SettingError(
+                "sources.max_influence",
+                f"sources.max_influence is {self.max_influence}: give 0.01 to 1",
+            )
+
+    @property
+    def plain(self) -> bool:
+        """Whether all sources count alike, so that the log stands as it was joined."""
+        alike = all(weight == 1 for weight in self.trust.values())
+        return alike and not self.trusted and self.max_influence == 1
+
+    def trust_of(self, source: str) -> float:
+        """What a grade of a source weighs."""
+        return self.trust.get(source, self.trust.get("*", 1.0))
+
+
+@dataclass(frozen=True)
 class PolicyConfig:
     """How a policy learns.
 
@@ -100,6 +159,7 @@ class PolicyConfig:
         fallback_arm: serves when a bundle has expired; by default the best on average.
         auto_promote: whether a passed verdict publishes; otherwise it waits for a person.
         max_interactions: the newest part of the log that a round reads.
+        sources: whose feedback counts, and for how much.
     """
 
     __pydantic_config__ = _STRICT
@@ -112,6 +172,7 @@ class PolicyConfig:
     max_interactions: int = 100_000
     seed: int = 0
     gate: GateConfig = field(default_factory=GateConfig)
+    sources: SourcesConfig = field(default_factory=SourcesConfig)
 
     def __post_init__(self) -> None:
         """Refuse unknown learners, features that cannot be encoded, and no exploration at all."""

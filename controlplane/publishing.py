@@ -14,9 +14,8 @@ from controlplane.config import PolicyConfig, read_config
 from controlplane.errors import GateError, InvalidError, NotFoundError, StaleError
 from learners.bundle import Bundle, Golden, arm_from_json, seal
 from learners.features import Feature, Schema
-from learners.pool_change import with_arms, with_floor
 from learners.records import Arm, Context, ContextValue
-from learners.scorer import Scorer
+from learners.scorers.base import Scorer
 from storage import policies, versions
 from storage.versions import StoredBundle, StoredVersion
 
@@ -211,7 +210,7 @@ def assemble(
     expires_at: datetime,
 ) -> Bundle:
     """The bundle of a version for these arms, with golden vectors; not signed yet."""
-    scorer = with_floor(with_arms(scorers.load(version), [arm.name for arm in arms]), config.floor)
+    scorer = scorers.load(version).over([arm.name for arm in arms]).floored(config.floor)
     schema = scorers.schema_of(version)
     bundle = Bundle(
         policy=policy,
@@ -270,7 +269,7 @@ def _fallback(scorer: Scorer, schema: Schema, arms: Sequence[Arm], wanted: str |
     if wanted in names:
         return str(wanted)
     x = schema.encode_all(_contexts(schema, 64))
-    mean = (x @ scorer.weights.T).mean(axis=0)
+    mean = scorer.greedy().scores(x).mean(axis=0)
     price = [arm.card.usd_per_mtok_in + arm.card.usd_per_mtok_out for arm in arms]
     best = min(range(len(names)), key=lambda i: (-round(float(mean[i]), 9), price[i], names[i]))
     return names[best]

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+import numpy as np
 import sqlalchemy as sa
 
 from controlplane import config as policy_config
@@ -14,14 +15,16 @@ from controlplane import publishing, scorers
 from controlplane.config import PolicyConfig, check_learners, read_config
 from controlplane.errors import InvalidError, NotFoundError
 from controlplane.publishing import Publisher
+from feedback import join
 from feedback.metrics import MAX_WAIT_S, OUTCOMES, Metric
+from learners.alignment import align
 from learners.bundle import arm_as_json
 from learners.errors import BundleError, RewardError
 from learners.exploration import Exploration
 from learners.ids import ENTROPY_BYTES, uuid7
 from learners.records import Arm
-from learners.rewards import RewardFunction, Term, parse
-from learners.scorer import constant
+from learners.rewards import RewardFunction, RewardGate, Term, parse
+from learners.scorers.linear import constant
 from storage import policies, versions, work
 from storage.policies import StoredPolicy
 from storage.versions import StoredVersion
@@ -30,6 +33,8 @@ MAX_ARMS = 1_000
 MAX_METRICS = 200
 MAX_POLICIES = 200
 UNIFORM = "uniform"
+ALIGN_WINDOW = 10_000
+"""Joined decisions, the newest, over which a reward's spreads are measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,8 @@ class RewardBody:
     terms: Sequence[Term] = ()
     offset: float = 0.0
     wait_s: float | None = None
+    gates: Sequence[RewardGate] = ()
+    window: int = ALIGN_WINDOW
 
 
 def put_arm(
@@ -117,11 +124,13 @@ def put_reward(
 ) -> int:
     """Store the next version of a policy's reward; its log is joined anew with it.
 
-    Metrics' defaults and waits are written into the version, so that it means the same for ever.
-    The reward that is in force already is no new version: its number is returned.
+    Metrics' defaults and waits are written into the version, so that it means the same for ever;
+    so are the spreads that it needs, as the policy's log shows them now. The reward that is in
+    force already is no new version: its number is returned, and its spreads stay.
 
     Raises:
-        InvalidError: It does not parse, or names a metric that is not declared.
+        InvalidError: It does not parse, names a metric that is not declared, or needs the spread
+            of a metric of which the log holds too few values.
     """
     metrics = {
         name: Metric.from_json(name, row)
@@ -133,9 +142,13 @@ def put_reward(
     if not 0 <= wait_s <= MAX_WAIT_S:
         raise InvalidError("wait_s", f"wait_s {wait_s}: give 0 to {MAX_WAIT_S:.0f} seconds")
     spec = {**reward.as_json(), "wait_s": wait_s, "expression": body.expression}
+    if reward.measured:
+        spec["window"] = body.window
     standing = policies.newest_reward(connection, policy.id)
-    if standing is not None and standing[1] == spec:
+    if standing is not None and _declared(standing[1]) == spec:
         return standing[0]
+    if reward.measured:
+        spec |= _aligned(connection, policy, reward, metrics, body.window).as_json()
     version = policies.add_reward(connection, policy.id, spec, wait_s, now)
     # Edges learn the new wait, and the champion has to stand the new reward at once.
     if wait_s != policy.wait_s:
@@ -269,30 +282,70 @@ def _reward(body: RewardBody) -> RewardFunction:
     if body.expression is not None and body.offset:
         raise InvalidError("offset", "offset goes with terms: write it into the expression instead")
     try:
+        gates = tuple(body.gates)
         if body.expression is not None:
-            return parse(body.expression)
-        return RewardFunction(tuple(body.terms), body.offset)
+            return replace(parse(body.expression), gates=gates)
+        return RewardFunction(tuple(body.terms), body.offset, gates)
     except RewardError as error:
         raise InvalidError("expression" if body.expression else "terms", str(error)) from error
 
 
 def _settled(reward: RewardFunction, metrics: Mapping[str, Metric]) -> RewardFunction:
-    terms = []
+    """The reward with what stands in for a missing value written into it."""
+    terms, gates = [], []
     for term in reward.terms:
-        if term.metric not in metrics and term.metric not in OUTCOMES:
-            raise InvalidError(
-                "terms",
-                f"metric {term.metric!r} is not declared: PUT /v1/metrics/{term.metric}, or use "
-                f"one of {sorted({*metrics, *OUTCOMES})}",
-            )
-        metric = metrics.get(term.metric)
-        default = term.default if term.default is not None or metric is None else metric.default
-        on_error = term.on_error
-        if on_error is None:
-            # An arm that failed earned the worst grade, and cost what was measured, if anything.
-            on_error = metric.worst(term.weight / term.scale) if metric else 0.0
+        default, on_error = _stand_ins(term, "terms", metrics, term.weight / term.scale)
         terms.append(replace(term, default=default, on_error=on_error))
-    return RewardFunction(tuple(terms), reward.offset)
+    for gate in reward.gates:
+        default, on_error = _stand_ins(gate, "gates", metrics, 1.0)
+        gates.append(replace(gate, default=default, on_error=on_error))
+    return replace(reward, terms=tuple(terms), gates=tuple(gates))
+
+
+def _stand_ins(
+    of: Term | RewardGate, field: str, metrics: Mapping[str, Metric], slope: float
+) -> tuple[float | None, float | None]:
+    """What counts where a value never came, and where it is missing since the arm failed."""
+    if of.metric not in metrics and of.metric not in OUTCOMES:
+        raise InvalidError(
+            field,
+            f"metric {of.metric!r} is not declared: PUT /v1/metrics/{of.metric}, or use "
+            f"one of {sorted({*metrics, *OUTCOMES})}",
+        )
+    metric = metrics.get(of.metric)
+    default = of.default if of.default is not None or metric is None else metric.default
+    if of.on_error is not None:
+        return default, of.on_error
+    # An arm that failed earned the worst grade, and cost what was measured, if anything.
+    return default, metric.worst(slope) if metric else 0.0
+
+
+def _declared(spec: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in spec.items() if name != "statistics"}
+
+
+def _aligned(
+    connection: sa.Connection,
+    policy: StoredPolicy,
+    reward: RewardFunction,
+    metrics: Mapping[str, Metric],
+    window: int,
+) -> RewardFunction:
+    """The reward with the spreads that the newest part of the policy's log shows."""
+    rows = join.newest_values(connection, policy, metrics, window)
+    columns = {
+        term.metric: np.array([row[term.metric] for row in rows if term.metric in row])
+        for term in reward.measured
+    }
+    try:
+        return align(reward, columns)
+    except RewardError as error:
+        raise InvalidError(
+            "terms",
+            f"{error}, among the newest {len(rows)} joined decisions of policy {policy.name!r}: "
+            "give a scale in place of align and of the normaliser std, and ask again when more "
+            "has been joined",
+        ) from error
 
 
 def _new_id(now: datetime) -> UUID:

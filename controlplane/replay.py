@@ -31,13 +31,16 @@ from controlplane.replay_loop import (
 from controlplane.simulation import tables
 from controlplane.threads import one_thread
 from learners import catalogue
-from learners.errors import LearnersError
+from learners.errors import LearnersError, RewardError
+from learners.rewards import RewardFunction
 
 DEFAULT_REWARD = "score - 0.2*cost_usd/COST_REF"
 _HASH_SPLIT = "the half of the table with the upper hashes of query_id; the other half trains"
 
 
-def report(plan: Plan, course: Course, runs: Sequence[Run], expression: str) -> dict[str, Any]:
+def report(
+    plan: Plan, course: Course, runs: Sequence[Run], asked: str | RewardFunction
+) -> dict[str, Any]:
     """All that the seeds showed, as plain values; ``se`` is over the seeds, null with one."""
     baselines = compare(course.train, course.test)
     baselines["best_fixed_probes"] = _mean_value([run.best_fixed_probes for run in runs])
@@ -52,7 +55,7 @@ def report(plan: Plan, course: Course, runs: Sequence[Run], expression: str) -> 
         "probes": min(plan.probes, events),
         "delay": list(plan.delay),
         "refresh": plan.refresh,
-        "reward": expression,
+        "reward": asked if isinstance(asked, str) else course.reward.as_json(),
         "cost_ref": course.cost_ref,
         "without_cost": course.without_cost,
         "online_reward": _spread([run.online_reward for run in runs], per_seed=True),
@@ -108,10 +111,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 _REWARD_HELP = (
-    "linear in score, cost_usd, latency_s, input_tokens and output_tokens; default: "
-    f"{DEFAULT_REWARD!r}. COST_REF is the mean cost of the arm with the best "
-    "mean score on the training side. Where costs are named, queries of which some arm's cost is "
-    f"blank are left out, up to {MAX_WITHOUT_COST:.0%}% of a side"
+    "linear in score, cost_usd, latency_s, input_tokens and output_tokens, or @F: a JSON file of "
+    f"terms, offset and gates; default: {DEFAULT_REWARD!r}. COST_REF is the mean cost of the arm "
+    "with the best mean score on the training side. Where costs are named, queries of which some "
+    f"arm's cost is blank are left out, up to {MAX_WITHOUT_COST:.0%}% of a side"
 )
 _PROBES_HELP = (
     "the first N queries are scored on all arms: the learner gets every arm's reward, and the "
@@ -121,7 +124,10 @@ _DELAY_HELP = (
     "events, that is further requests, before a reward reaches the learner, or a:b drawn "
     "uniformly for each; default: 0"
 )
-_REFRESH_HELP = f"interactions between two refreshes of the scorer; default: {DEFAULT_REFRESH}"
+_REFRESH_HELP = (
+    "requests whose feedback arrives between two refreshes of the scorer; default: "
+    f"{DEFAULT_REFRESH}"
+)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -132,13 +138,14 @@ def main(argv: Sequence[str]) -> int:
     started = time.perf_counter()
     try:
         plan = _plan(options)
+        reward = _reward(options.reward)
         train, test, facts = _read(options)
-        course = prepare(train, test, options.reward)
+        course = prepare(train, test, reward)
         looped = time.perf_counter()
         with one_thread():
             runs = replay(plan, course)
         loop_s = time.perf_counter() - looped
-        found = report(plan, course, runs, options.reward)
+        found = report(plan, course, runs, reward)
     except (ReplayError, tables.TableError, LearnersError, OSError) as error:
         sys.stderr.write(f"pointsman replay: {error}\n")
         return 2
@@ -165,6 +172,29 @@ def _plan(options: argparse.Namespace) -> Plan:
         refresh=options.refresh,
         params=dict(_param(text) for text in options.param),
     )
+
+
+def _reward(text: str) -> str | RewardFunction:
+    """The expression, or what the file after an @ holds: the body that declares a reward."""
+    if not text.startswith("@"):
+        return text
+    path = Path(text[1:])
+    try:
+        row = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ReplayError(f"reward {path}: not JSON in UTF-8: {error}") from error
+    unknown = sorted(set(row) - _REWARD_FIELDS) if isinstance(row, dict) else []
+    if unknown:
+        raise ReplayError(
+            f"reward {path}: unknown field {unknown[0]!r}: give {sorted(_REWARD_FIELDS)}"
+        )
+    try:
+        return RewardFunction.from_json(row)
+    except RewardError as error:
+        raise ReplayError(f"reward {path}: {error}") from error
+
+
+_REWARD_FIELDS = {"terms", "offset", "gates", "statistics", "wait_s", "window"}
 
 
 def _delay(text: str) -> tuple[int, int]:
@@ -228,7 +258,9 @@ def render(found: Mapping[str, Any]) -> str:
         f"{_count(found['probes'], 'probe')}; judged on "
         f"{_count(found['test_queries'], 'query', 'queries')} ({found['test_side']})"
     )
-    told = [head, f"reward {found['reward']}", "", *lines, "", *_omissions(found), _tail(found)]
+    reward = found["reward"]
+    shown = reward if isinstance(reward, str) else json.dumps(reward)
+    told = [head, f"reward {shown}", "", *lines, "", *_omissions(found), _tail(found)]
     return "\n".join(told)
 
 

@@ -25,6 +25,7 @@ class Side:
         rewards_all_paid: shape ``(n, K)``: an arm's reward if the costs of all arms were charged.
         scores: shape ``(n, K)``.
         costs_usd: shape ``(n, K)``.
+        parts: the reward's parts, shape ``(n, K, m)``.
     """
 
     query_ids: tuple[str, ...]
@@ -34,6 +35,7 @@ class Side:
     rewards_all_paid: NDArray[np.float64]
     scores: NDArray[np.float64]
     costs_usd: NDArray[np.float64]
+    parts: NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -10,13 +10,16 @@ from numpy.typing import NDArray
 
 from controlplane.replay_baselines import Side, Value, best_fixed, judge
 from controlplane.simulation import tables
+from controlplane.specs import reading
 from kernels import signals
 from learners import catalogue, rewards
-from learners.contract import Learner, Spec
-from learners.exploration import Exploration, draw, unit_interval
+from learners.alignment import align
+from learners.contract import Learner, Params, Spec
+from learners.exploration import draw, unit_interval
 from learners.features import Schema
 from learners.interactions import Interactions
-from learners.scorer import Scorer
+from learners.records import Card
+from learners.scorers.base import Scorer
 
 DEFAULT_REFRESH = 32
 MAX_WITHOUT_COST = 0.1
@@ -37,7 +40,7 @@ class Plan:
         probes: queries at the start that are scored on, and pay for, all arms.
         seeds: replays, each with its own order, draws and delays.
         delay: fewest and most further requests before a reward arrives, drawn uniformly.
-        refresh: interactions between two freezes of the scorer.
+        refresh: requests whose feedback arrives between two freezes of the scorer.
         params: of the learner.
     """
 
@@ -73,8 +76,21 @@ class Course:
     train: Side
     test: Side
     cost_ref: float
+    reward: rewards.RewardFunction
     without_cost: int = 0
     """Queries left out because the reward needs costs and some arm's is blank."""
+    cards: tuple[Card, ...] = ()
+
+    def spec(self, params: Params, seed: int) -> Spec:
+        """What a learner is made from here."""
+        return Spec(
+            schema=self.schema,
+            arms=self.arms,
+            params=params,
+            seed=seed,
+            cards=self.cards,
+            reading=reading(self.reward),
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,34 +103,31 @@ class Run:
     interactions: int
 
 
-def prepare(train: tables.Table, test: tables.Table, expression: str) -> Course:
-    """Encode both sides once for all seeds; schema and ``COST_REF`` come from the training side.
+def prepare(train: tables.Table, test: tables.Table, asked: str | rewards.RewardFunction) -> Course:
+    """Encode both sides once for all seeds.
 
+    Schema, ``COST_REF`` and the spreads that the reward needs come from the training side.
     Where the reward needs costs, queries of which some arm's cost is blank are left out: counted
     as free, an arm of unknown price would look like the cheapest.
 
     Raises:
         ReplayError: A side has no queries, too many lack a cost that the reward needs, or it needs
             a ``COST_REF`` that is not there.
-        RewardError: The reward does not parse, or names a column that the table lacks.
+        RewardError: The reward does not parse, names a column that the table lacks, or needs the
+            spread of a column with too few values.
     """
     for name, side in (("training", train), ("test", test)):
         if len(side) == 0:
             raise ReplayError(f"the {name} side has no query with an outcome of every arm")
     queries = len(train) + len(test)
-    if re.search(r"\b(cost_usd|COST_REF)\b", expression):
-        train, test = (
-            _with_costs(train, "training", expression),
-            _with_costs(test, "test", expression),
-        )
-    best = int(train.scores.mean(axis=0).argmax())
-    cost_ref = float(train.costs_usd[:, best].mean())
-    if cost_ref == 0 and re.search(r"\bCOST_REF\b", expression):
-        raise ReplayError(
-            f"reward {expression!r} needs COST_REF, but the arm with the best mean score on the "
-            f"training side, {train.arms[best]!r}, costs 0: give --reward without it, as 'score'"
-        )
-    reward = rewards.parse(expression, {"COST_REF": cost_ref})
+    if _needs_costs(asked):
+        train, test = _with_costs(train, "training", asked), _with_costs(test, "test", asked)
+    cost_ref = _cost_ref(train, asked)
+    reward = asked
+    if isinstance(reward, str):
+        reward = rewards.parse(reward, {"COST_REF": cost_ref})
+    if not reward.aligned:
+        reward = align(reward, _columns(train, reward))
     schema = _schema(train)
     return Course(
         arms=tuple(train.arms),
@@ -122,20 +135,42 @@ def prepare(train: tables.Table, test: tables.Table, expression: str) -> Course:
         train=_encode(train, schema, reward),
         test=_encode(test, schema, reward),
         cost_ref=cost_ref,
+        reward=reward,
         without_cost=queries - len(train) - len(test),
     )
 
 
-def _with_costs(table: tables.Table, side: str, expression: str) -> tables.Table:
+def _needs_costs(asked: str | rewards.RewardFunction) -> bool:
+    if isinstance(asked, str):
+        return re.search(r"\b(cost_usd|COST_REF)\b", asked) is not None
+    return "cost_usd" in asked.metrics
+
+
+def _cost_ref(train: tables.Table, asked: str | rewards.RewardFunction) -> float:
+    """The mean cost of the arm with the best mean score."""
+    best = int(train.scores.mean(axis=0).argmax())
+    cost_ref = float(train.costs_usd[:, best].mean())
+    if cost_ref == 0 and isinstance(asked, str) and re.search(r"\bCOST_REF\b", asked):
+        raise ReplayError(
+            f"reward {asked!r} needs COST_REF, but the arm with the best mean score on the "
+            f"training side, {train.arms[best]!r}, costs 0: give --reward without it, as 'score'"
+        )
+    return cost_ref
+
+
+def _with_costs(
+    table: tables.Table, side: str, asked: str | rewards.RewardFunction
+) -> tables.Table:
     """The queries of which every arm's cost is known."""
     if table.blanks is None or not table.blanks.any():
         return table
     known = np.flatnonzero(~table.blanks.any(axis=1))
     if len(table) - len(known) > MAX_WITHOUT_COST * len(table):
         worst = table.arms[int(table.blanks.sum(axis=0).argmax())]
+        shown = repr(asked) if isinstance(asked, str) else list(asked.metrics)
         raise ReplayError(
-            f"reward {expression!r} needs cost_usd, which is blank in {table.blank_costs} outcomes "
-            f"of {len(table) - len(known)} of the {len(table)} queries of the {side} side, most "
+            f"reward {shown} needs cost_usd, which is blank in {table.blank_costs} outcomes of "
+            f"{len(table) - len(known)} of the {len(table)} queries of the {side} side, most "
             f"often of {worst!r}: leave such arms out with --arms, or give --reward without costs, "
             "as 'score'"
         )
@@ -170,6 +205,7 @@ def _encode(table: tables.Table, schema: Schema, reward: rewards.RewardFunction)
         rewards_all_paid=reward.evaluate_columns({**columns, "cost_usd": all_costs}),
         scores=table.scores,
         costs_usd=table.costs_usd,
+        parts=reward.part_columns(columns),
     )
 
 
@@ -208,10 +244,10 @@ def run_seed(plan: Plan, course: Course, learner: Learner, seed: int) -> Run:
     delays = random.integers(plan.delay[0], plan.delay[1], size=n, endpoint=True)
     probe = np.arange(n) < plan.probes
     served = _Served(order, probe, np.zeros(n, dtype=np.int64), np.ones(n))
-    state = learner.init(Spec(course.schema, course.arms, plan.params, seed))
+    state = learner.init(course.spec(plan.params, seed))
     scorer = learner.freeze(state)
     learnt = 0
-    for start, stop, arrived in _schedule(delays, served.probe, len(course.arms), plan.refresh):
+    for start, stop, arrived in _schedule(delays, plan.refresh):
         _serve(scorer, course, served, slice(start, stop), str(seed))
         batch = _interactions(course, served, arrived)
         state = learner.learn(state, batch)
@@ -253,13 +289,13 @@ def _online_reward(train: Side, served: _Served) -> float:
 
 
 def _schedule(
-    delays: NDArray[np.int64], probe: NDArray[np.bool_], k: int, refresh: int
+    delays: NDArray[np.int64], refresh: int
 ) -> Iterator[tuple[int, int, NDArray[np.int64]]]:
     """Spans of requests that one scorer serves, and what it learns from at each span's end.
 
     The feedback on request i is there before request ``i + 1 + delays[i]`` is served, so what
-    arrives when does not depend on what is chosen. A span ends as soon as ``refresh``
-    interactions have arrived; the last one takes all that is left.
+    arrives when does not depend on what is chosen. A span ends as soon as that of ``refresh``
+    requests has arrived; the last one takes all that is left.
 
     Yields:
         First request, end (exclusive), and the requests whose feedback is learnt, as they came.
@@ -268,14 +304,13 @@ def _schedule(
     due = np.arange(1, n + 1) + delays
     arrival = np.argsort(due, kind="stable")
     due = due[arrival]
-    size = np.cumsum(np.where(probe[arrival], k, 1))
-    start = first = done = 0
+    start = first = 0
     while start < n:
-        at = int(np.searchsorted(size, done + refresh))
+        at = first + refresh - 1
         stop = min(int(due[at]), n) if at < n else n
         last = int(np.searchsorted(due, stop, side="right")) if stop < n else n
         yield start, stop, arrival[first:last]
-        start, first, done = stop, last, int(size[last - 1])
+        start, first = stop, last
 
 
 def _interactions(course: Course, served: _Served, requests: NDArray[np.int64]) -> Interactions:
@@ -293,6 +328,8 @@ def _interactions(course: Course, served: _Served, requests: NDArray[np.int64]) 
         propensity=np.where(probe, 1.0, served.propensity[row]),
         reward=course.train.rewards[query, arm],
         weight=np.ones(len(row)),
+        at=row.astype(np.float64),
+        parts=course.train.parts[query, arm],
     )
 
 
@@ -302,6 +339,5 @@ def _all_eligible(queries: NDArray[np.int64], arms: tuple[str, ...]) -> NDArray[
 
 def _greedy(scorer: Scorer, course: Course) -> NDArray[np.float64]:
     """The frozen policy's choices on the test side; a tie is split evenly."""
-    frozen = replace(scorer, exploration=Exploration("greedy"), alpha=0.0)
     x = course.test.x
-    return frozen.distribution(x, np.ones((len(x), len(course.arms)), dtype=np.bool_))
+    return scorer.greedy().distribution(x, np.ones((len(x), len(course.arms)), dtype=np.bool_))

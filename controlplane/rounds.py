@@ -2,25 +2,33 @@
 
 import math
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
 import structlog
 
 from controlplane import scorers
-from controlplane.candidates import Candidate, Incumbent, fitting, train, weigh
-from controlplane.config import PolicyConfig, read_config
+from controlplane.candidates import Candidate, Incumbent, train, weigh
+from controlplane.config import LearnerConfig, PolicyConfig, read_config
 from controlplane.errors import StaleError
 from controlplane.gates import Evidence, Verdict, judge
+from controlplane.grading import Graded, Grader
 from controlplane.publishing import CHAMPION, Publisher, promote
+from controlplane.revisions import told_apart
+from controlplane.round_log import RoundLog, preferences
 from feedback import join
+from feedback.metrics import Metric
+from learners.bundle import arm_from_json
 from learners.ids import ENTROPY_BYTES, uuid7
-from learners.interactions import digest, encode
-from learners.records import Interaction
-from storage import interactions, policies, versions
+from learners.interactions import arrange, digest
+from learners.records import Arm, Interaction
+from learners.rewards import RewardFunction
+from storage import policies, versions
+from storage.log import stream
 from storage.policies import StoredPolicy
 from storage.versions import StoredRound, StoredVerdict, StoredVersion
 
@@ -83,7 +91,7 @@ def run_round(
     join.settle_batches(engine, policy_id, now=started_at, batches=MAX_BATCHES)
     with engine.connect() as connection:
         policy = policies.get_policy(connection, policy_id)
-        arms = tuple(row["name"] for row in policies.list_arms(connection, policy.pool_id))
+        arms = _arms(connection, policy)
         last = versions.newest_round(connection, policy_id)
         standing = _standing(connection, policy_id)
         if standing is None or not arms:
@@ -96,9 +104,12 @@ def run_round(
             config=config,
             arms=arms,
             reward_version=reward[0] if reward else 0,
+            reward=RewardFunction.from_json(reward[1]) if reward else None,
             window=window,
             standing=standing,
             number=last.number + 1 if last else 1,
+            metrics=_metrics(connection, policy),
+            revised=policies.revised_arms(connection, policy.pool_id),
         )
         looks = versions.looks(
             connection,
@@ -107,15 +118,18 @@ def run_round(
             reward_version=ground.reward_version,
         )
         # While a log is joined anew under a changed reward, only what has been joined counts.
-        rows = interactions.read(
+        batches = stream(
             connection,
             policy_id,
             after=window.start,
             upto=window.end,
             limit=config.max_interactions,
             reward_version=ground.reward_version,
+            kept=preferences,
         )
-    story = _learn(ground, rows, looks)
+        schemas = (config.schema, scorers.schema_of(standing.version))
+        read = RoundLog.read(batches, schemas, limit=window.end - window.start)
+    story = _learn(ground, read, looks)
     with engine.begin() as connection:
         return _store(connection, publisher, story, started_at)
 
@@ -126,11 +140,14 @@ class Ground:
 
     policy: StoredPolicy
     config: PolicyConfig
-    arms: tuple[str, ...]
+    arms: tuple[Arm, ...]
     reward_version: int
+    reward: RewardFunction | None
     window: Window
     standing: Standing
     number: int
+    metrics: Mapping[str, Metric]
+    revised: Mapping[str, datetime]
 
     @property
     def seed(self) -> int:
@@ -148,26 +165,47 @@ class Story:
     look: int
     misfits: int
     data_digest: str
+    bias: dict[str, dict[str, float]]
 
 
-def _learn(ground: Ground, rows: list[Interaction], looks: int) -> Story:
+def _learn(ground: Ground, read: RoundLog, looks: int) -> Story:
     """Train and judge; pure, and the long part."""
     version, config = ground.standing.version, ground.config
-    champion = Incumbent(version.number, scorers.load(version), scorers.schema_of(version))
-    rows, misfits = fitting(rows, (config.schema, champion.schema))
-    training = [row for row in rows if row.position <= ground.window.cut]
-    newer = [row for row in rows if row.position > ground.window.newer_than]
-    encoded = encode(training, config.schema, ground.arms)
+    champion = Incumbent(version.number, scorers.load(version))
+    graded = _graded(ground, told_apart(read.rows, ground.revised))
+    training, newer = graded.training, graded.newer
+    names = tuple(arm.name for arm in ground.arms)
+    encoded = arrange(training, read.encoded(training), names, ground.reward)
     judged: list[Judged] = []
     failed: dict[str, str] = {}
     if training:
-        candidates, failed = train(encoded, config, seed=ground.seed)
-        evidence = weigh(newer, candidates, champion, config, look=looks + 1)
+        candidates, failed = train(encoded, config, ground.arms, ground.reward, seed=ground.seed)
+        evidence = weigh(newer, candidates, champion, config, read=read, look=looks + 1)
         judged = [
             Judged(c, e, _verdict(e, config)) for c, e in zip(candidates, evidence, strict=True)
         ]
     looked = any(one.evidence and one.evidence.judged >= config.gate.min_judged for one in judged)
-    return Story(ground, judged, failed, looks + int(looked), misfits, digest(encoded))
+    look = looks + int(looked)
+    return Story(ground, judged, failed, look, read.misfits, digest(encoded), graded.bias)
+
+
+def _graded(ground: Ground, rows: list[Interaction]) -> Graded:
+    """What trains and what judges, with the rewards that the sources of feedback are worth."""
+    training = [row for row in rows if row.position <= ground.window.cut]
+    newer = [row for row in rows if row.position > ground.window.newer_than]
+    if ground.reward is None:
+        return Graded(training, newer)
+    grader = Grader(ground.config.sources, ground.reward, ground.metrics)
+    return grader.graded(training, newer)
+
+
+def _metrics(connection: sa.Connection, policy: StoredPolicy) -> dict[str, Metric]:
+    declared = policies.list_metrics(connection, policy.project_id)
+    return {name: Metric.from_json(name, row) for name, row in declared.items()}
+
+
+def _arms(connection: sa.Connection, policy: StoredPolicy) -> tuple[Arm, ...]:
+    return tuple(arm_from_json(row) for row in policies.list_arms(connection, policy.pool_id))
 
 
 def _standing(connection: sa.Connection, policy_id: UUID) -> Standing | None:
@@ -221,6 +259,7 @@ def _store(
             "trained_on": [ground.window.start, ground.window.cut],
             "judged_on": [ground.window.newer_than, ground.window.end],
             "contexts_that_did_not_fit": story.misfits,
+            "bias": story.bias,
         },
         started_at=started_at,
         finished_at=now,
@@ -238,8 +277,11 @@ def _held(connection: sa.Connection, ground: Ground) -> str | None:
     reward = policies.newest_reward(connection, policy.id)
     if reward is None or reward[0] != ground.reward_version:
         return "the reward has changed meanwhile"
-    arms = tuple(row["name"] for row in policies.list_arms(connection, policy.pool_id))
-    return None if arms == ground.arms else "the pool's arms have changed meanwhile"
+    return (
+        None
+        if _arms(connection, policy) == ground.arms
+        else "the pool's arms have changed meanwhile"
+    )
 
 
 def _winner(judged: Sequence[Judged]) -> int | None:
@@ -271,6 +313,12 @@ def _publish(
     return number
 
 
+def _made_of(learner: LearnerConfig, config: PolicyConfig) -> dict[str, Any]:
+    """What a version says of how it was made."""
+    made = {"features": config.schema.as_json(), "params": dict(learner.params)}
+    return made if learner.quality is None else {**made, "quality": asdict(learner.quality)}
+
+
 def _store_candidate(connection: sa.Connection, story: Story, one: Judged, now: datetime) -> int:
     ground, policy_id = story.ground, story.ground.policy.id
     number = versions.next_version(connection, policy_id)
@@ -282,10 +330,7 @@ def _store_candidate(connection: sa.Connection, story: Story, one: Judged, now: 
             number=number,
             state="candidate",
             learner=one.candidate.learner.name,
-            config={
-                "features": ground.config.schema.as_json(),
-                "params": dict(one.candidate.learner.params),
-            },
+            config=_made_of(one.candidate.learner, ground.config),
             seed=ground.seed,
             parent=ground.standing.version.number,
             data_from=ground.window.start,

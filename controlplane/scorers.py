@@ -6,7 +6,8 @@ from typing import Any
 import safetensors.numpy
 
 from learners.features import Schema, canonical_json
-from learners.scorer import Scorer
+from learners.scorers import base
+from learners.scorers.base import Scorer
 from storage.versions import StoredVersion
 
 
@@ -18,7 +19,7 @@ def dump(scorer: Scorer) -> tuple[dict[str, Any], bytes, str]:
 
 def load(version: StoredVersion) -> Scorer:
     """The scorer of a stored version."""
-    return Scorer.load(version.scorer, safetensors.numpy.load(version.tensors))
+    return base.load(version.scorer, safetensors.numpy.load(version.tensors))
 
 
 def schema_of(version: StoredVersion) -> Schema:

@@ -6,7 +6,14 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
 
-from controlplane.api.wire import ArmBody, EdgeBody, MetricBody, PolicyBody, TermBody
+from controlplane.api.wire import (
+    ArmBody,
+    EdgeBody,
+    MetricBody,
+    PolicyBody,
+    RewardGateBody,
+    TermBody,
+)
 
 
 class Answer(BaseModel):
@@ -51,6 +58,14 @@ class MetricsAnswer(Answer):
     items: list[MetricAnswer]
 
 
+class StatisticAnswer(Answer):
+    """How a metric was spread over ``n`` values of the log when the reward was declared."""
+
+    n: int
+    mean: float
+    std: float
+
+
 class RewardVersion(Answer):
     """One version of a reward, for ever."""
 
@@ -60,6 +75,9 @@ class RewardVersion(Answer):
     terms: list[TermBody]
     offset: float
     wait_s: float
+    gates: list[RewardGateBody] = []
+    window: int | None = None
+    statistics: dict[str, StatisticAnswer] = {}
 
 
 class RewardsAnswer(Answer):

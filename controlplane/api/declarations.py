@@ -19,7 +19,7 @@ from controlplane.api.wire import ArmBody, ArmName, MetricBody, Name, RewardBody
 from controlplane.errors import NotFoundError
 from feedback.metrics import Metric
 from learners.records import Arm, Card
-from learners.rewards import Term
+from learners.rewards import RewardGate, Term
 from storage import policies
 
 router = APIRouter(prefix="/v1", tags=["declarations"])
@@ -80,6 +80,8 @@ def put_arm(pool: Name, arm: ArmName, body: ArmBody, caller: Publishing, api: Ap
         context_tokens=body.card.context_tokens,
         tags=tuple(body.card.tags),
         capabilities=tuple(body.card.capabilities),
+        joules_per_token_in=body.card.joules_per_token_in,
+        joules_per_token_out=body.card.joules_per_token_out,
     )
     wanted = Arm(arm, body.model, body.endpoint, card, body.api_key_env)
     with api.engine.begin() as connection:
@@ -114,6 +116,8 @@ def put_reward(policy: Name, body: RewardBody, caller: Publishing, api: Api) -> 
         terms=[Term(**dict(term)) for term in body.terms],
         offset=body.offset,
         wait_s=body.wait_s,
+        gates=[RewardGate(**dict(gate)) for gate in body.gates],
+        window=body.window,
     )
     with api.engine.begin() as connection:
         found = registry.find_policy(connection, caller.project_id, policy)

@@ -5,8 +5,10 @@ from typing import Annotated, Any, Literal
 from fastapi import Path
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from controlplane.config import GateConfig, LearnerConfig, PolicyConfig
+from controlplane.config import GateConfig, LearnerConfig, PolicyConfig, SourcesConfig
+from controlplane.registry import ALIGN_WINDOW
 from feedback.metrics import Aggregation, Level, MetricType
+from learners.terms import Normaliser
 
 MAX_FEEDBACK_ITEMS = 1_000
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
@@ -52,6 +54,8 @@ class CardBody(Body):
     usd_per_mtok_in: Annotated[Finite, Field(ge=0)] = 0.0
     usd_per_mtok_out: Annotated[Finite, Field(ge=0)] = 0.0
     context_tokens: Annotated[int, Field(ge=1, le=10**9)] | None = None
+    joules_per_token_in: Annotated[Finite, Field(ge=0)] | None = None
+    joules_per_token_out: Annotated[Finite, Field(ge=0)] | None = None
     tags: Small = []
     capabilities: Small = []
 
@@ -80,9 +84,10 @@ class ArmBody(Body):
 
 
 class TermBody(Body):
-    """``weight · metric / scale``; the default stands in for a value that never came.
+    """``weight · normalised(metric) / scale``; the default stands in for a value that never came.
 
     ``on_error`` stands in where the arm failed: by default the metric's worst value, 0 for a cost.
+    ``align`` names another term, which this one shall be spread like, in place of a scale.
     """
 
     metric: Text
@@ -90,10 +95,25 @@ class TermBody(Body):
     scale: Finite = 1.0
     default: Finite | None = None
     on_error: Finite | None = None
+    cap_low: Finite | None = None
+    cap_high: Finite | None = None
+    normaliser: Normaliser = "none"
+    range: tuple[Finite, Finite] | None = None
+    align: Text | None = None
+
+
+class RewardGateBody(Body):
+    """Below ``at_least`` the reward is ``reward``, and nothing else counts."""
+
+    metric: Text
+    at_least: Finite
+    reward: Finite
+    default: Finite | None = None
+    on_error: Finite | None = None
 
 
 class RewardBody(Body):
-    """A reward: an expression, or terms."""
+    """A reward: an expression, or terms; and gates before them."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"expression": "score - 0.2*cost_usd/0.01"}]}
@@ -103,6 +123,8 @@ class RewardBody(Body):
     terms: Annotated[list[TermBody], Field(max_length=32)] = []
     offset: Finite = 0.0
     wait_s: Annotated[Finite, Field(ge=0)] | None = None
+    gates: Annotated[list[RewardGateBody], Field(max_length=8)] = []
+    window: Annotated[int, Field(ge=100, le=100_000)] = ALIGN_WINDOW
 
 
 _POLICY = PolicyConfig()
@@ -128,6 +150,7 @@ class PolicyBody(Body):
     max_interactions: int = _POLICY.max_interactions
     seed: Annotated[int, Field(ge=0, le=2**31)] = _POLICY.seed
     gate: GateConfig = _POLICY.gate
+    sources: SourcesConfig = _POLICY.sources
 
 
 class FeedbackBody(Body):

@@ -1,9 +1,17 @@
+import math
 from typing import Any
 
 import pytest
 
 from controlplane import config
-from controlplane.config import BASELINE, MAX_LEARNERS, LearnerConfig, PolicyConfig
+from controlplane.config import (
+    BASELINE,
+    MAX_LEARNERS,
+    LearnerConfig,
+    PolicyConfig,
+    QualityConfig,
+    check_learners,
+)
 from controlplane.errors import InvalidError
 from kernels.signals import SIGNAL_SCHEMA
 from learners import catalogue
@@ -32,6 +40,11 @@ def test_the_best_fixed_arm_is_always_a_candidate_and_once() -> None:
 @pytest.mark.parametrize(
     ("row", "field"),
     [
+        ({"sources": {"trust": {"a": 1.5}}}, "sources.trust"),
+        ({"sources": {"trust": {"a": float("nan")}}}, "sources.trust"),
+        ({"sources": {"max_influence": 0.0}}, "sources.max_influence"),
+        ({"sources": {"trusted": [str(n) for n in range(1_001)]}}, "sources"),
+        ({"sources": {"trustd": ["a"]}}, "sources.trustd"),
         ({"floor": 0}, "floor"),
         ({"floor": 1.1}, "floor"),
         ({"floor": "much"}, "floor"),
@@ -39,6 +52,8 @@ def test_the_best_fixed_arm_is_always_a_candidate_and_once() -> None:
         ({"learners": [{"name": "oracle"}]}, "learners"),
         ({"learners": [{"name": "vw"}] * 2}, "learners"),
         ({"learners": [{"name": "vw", "alpha": 1}]}, "learners.0.alpha"),
+        ({"learners": [{"name": "vw", "quality": {"trust": 1}}]}, "learners.0.quality.trust"),
+        ({"learners": [{"name": "vw", "quality": {"unsourced": 2}}]}, "learners.0.quality"),
         ({"max_interactions": 10}, "max_interactions"),
         ({"features": [{"kind": "flag"}]}, "features"),
         ({"features": [{"name": "x", "kind": "flag"}] * 2}, "features"),
@@ -59,7 +74,33 @@ def test_a_setting_that_cannot_be_is_named(row: dict[str, Any], field: str) -> N
     assert field.rsplit(".", maxsplit=1)[-1] in str(raised.value)
 
 
-def test_every_learner_of_the_catalogue_may_be_configured() -> None:
-    assert len(catalogue.NAMES) <= MAX_LEARNERS
-    made = PolicyConfig(learners=tuple(LearnerConfig(name) for name in catalogue.NAMES))
-    assert [one.name for one in made.candidates] == list(catalogue.NAMES)
+@pytest.mark.parametrize("name", catalogue.NAMES)
+def test_every_learner_of_the_catalogue_may_be_configured(name: str) -> None:
+    made = PolicyConfig(learners=(LearnerConfig(name),))
+    assert {one.name for one in made.candidates} == {name, BASELINE}
+
+
+def test_a_policy_has_no_more_learners_than_a_round_may_train() -> None:
+    names = (catalogue.NAMES * MAX_LEARNERS)[: MAX_LEARNERS + 1]
+    with pytest.raises(InvalidError, match=f"give 1 to {MAX_LEARNERS}"):
+        config.from_json({"learners": [{"name": name} for name in names]})
+
+
+def test_a_learners_quality_gate_survives_its_table() -> None:
+    gate = QualityConfig(min_weight=0.2, unsourced=0.5, low=0.4, high=0.6, undecided=0.0)
+    wanted = PolicyConfig(learners=(LearnerConfig("linucb", quality=gate),))
+    assert config.from_json(config.as_json(wanted)) == wanted
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        ("linucb", {"alpha": math.inf}),
+        ("lints", {"members": math.inf}),
+        ("reinforce", {"steps": 1e9}),
+    ],
+)
+def test_a_parameter_beyond_all_bounds_is_refused(params: tuple[str, dict[str, float]]) -> None:
+    config = PolicyConfig(learners=(LearnerConfig(*params),))
+    with pytest.raises(InvalidError, match=params[0]):
+        check_learners(config, ["a", "b"])

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,8 +8,9 @@ from controlplane import registry
 from controlplane.config import from_json
 from controlplane.errors import InvalidError, NotFoundError
 from controlplane.registry import RewardBody
+from feedback import join
 from feedback.metrics import Metric
-from learners.rewards import Term
+from learners.rewards import RewardGate, Term
 from storage import policies, versions
 from tests.controlplane.learning_world import ARMS, FEATURES, NOW, PUBLISHER, World, arm
 
@@ -109,6 +111,98 @@ def test_a_reward_says_what_a_failed_arm_earned(engine: sa.Engine) -> None:
     terms: Any = rewards(world)[0]["terms"]
     found = {term["metric"]: term["on_error"] for term in terms}
     assert found == {"score": 0.0, "harm": 1.0, "open": None, "cost_usd": 0.0}
+
+
+def test_a_gate_keeps_what_stands_in_for_its_metric_and_waits_for_it(engine: sa.Engine) -> None:
+    world = World(engine)
+    with engine.begin() as connection:
+        metric = Metric("valid", "boolean", default=1.0, wait_s=45)
+        registry.put_metric(connection, world.project_id, metric, now=NOW)
+        gates = [RewardGate("valid", 1.0, -1.0), RewardGate("output_tokens", 1.0, -0.5)]
+        registry.put_reward(connection, world.policy, RewardBody("1 - error", gates=gates), now=NOW)
+        unknown = RewardBody("1 - error", gates=[RewardGate("nothing", 1.0, 0.0)])
+        with pytest.raises(InvalidError, match="'nothing' is not declared"):
+            registry.put_reward(connection, world.policy, unknown, now=NOW)
+    newest: Any = rewards(world)[0]
+    assert newest["wait_s"] == 45
+    found = [(gate["default"], gate["on_error"]) for gate in newest["gates"]]
+    assert found == [(1.0, 0.0), (None, 0.0)]
+
+
+ALIGNED = RewardBody(terms=[Term("error", -1.0), Term("cost_usd", -0.2, align="error")])
+
+
+def cost(world: World, factor: float) -> None:
+    """Give each decision a cost, as if it had been measured in so many units."""
+    with world.engine.begin() as connection:
+        connection.execute(
+            sa.text(
+                'UPDATE outcomes SET "values" = "values" || jsonb_build_object(\'cost_usd\', '
+                "CAST(:factor AS float8) * (get_byte(uuid_send(decision_id), 15) + 1))"
+            ),
+            {"factor": factor},
+        )
+
+
+def test_an_aligned_reward_is_the_same_whatever_the_unit_of_the_log_is(engine: sa.Engine) -> None:
+    logs: list[dict[Any, float]] = []
+    for project, factor in (("usd", 0.001), ("cents", 0.1)):
+        world = World(engine, project)
+        world.log(300)
+        cost(world, factor)
+        world.round()
+        with engine.begin() as connection:
+            assert registry.put_reward(connection, world.policy, ALIGNED, now=NOW) == 2
+        statistics: Any = rewards(world)[0]["statistics"]
+        assert {name: one["n"] for name, one in statistics.items()} == {
+            "error": 300,
+            "cost_usd": 300,
+        }
+        world.round()
+        with engine.connect() as connection:
+            query = sa.text("SELECT position, reward FROM interactions WHERE policy_id = :p")
+            rows = connection.execute(query, {"p": world.policy.id})
+            logs.append({row.position: row.reward for row in rows})
+    assert len(logs[0]) == 300
+    assert len(set(logs[0].values())) > 100
+    assert logs[1] == pytest.approx(logs[0], abs=1e-9)
+
+
+def test_an_aligned_reward_declared_again_keeps_its_spreads(engine: sa.Engine) -> None:
+    world = World(engine)
+    world.log(150)
+    cost(world, 1.0)
+    world.round()
+    with engine.begin() as connection:
+        assert registry.put_reward(connection, world.policy, ALIGNED, now=NOW) == 2
+    world.log(150, seed=1)
+    cost(world, 2.0)
+    world.round()
+    with engine.begin() as connection:
+        assert registry.put_reward(connection, world.policy, ALIGNED, now=NOW) == 2
+        assert registry.put_reward(
+            connection, world.policy, replace(ALIGNED, window=200), now=NOW
+        ) == 3  # fmt: skip
+    newest, before, _ = (row.get("statistics") for row in rewards(world))
+    assert isinstance(newest, dict)
+    assert isinstance(before, dict)
+    assert (newest["cost_usd"]["n"], before["cost_usd"]["n"]) == (200, 150)
+    assert newest["cost_usd"]["mean"] == pytest.approx(2 * before["cost_usd"]["mean"], rel=0.3)
+
+
+def test_a_log_that_is_too_short_to_align_to_is_refused_with_the_remedy(engine: sa.Engine) -> None:
+    world = World(engine)
+    world.log(99)
+    cost(world, 1.0)
+    with engine.begin() as connection:
+        assert join.settle(connection, world.policy.id, now=NOW) == 99
+    with (
+        engine.begin() as connection,
+        pytest.raises(InvalidError, match=r"99 values.*newest 99 joined.*give a scale") as refused,
+    ):
+        registry.put_reward(connection, world.policy, ALIGNED, now=NOW)
+    assert refused.value.field == "terms"
+    assert len(rewards(world)) == 1
 
 
 def test_an_offset_beside_an_expression_is_refused(engine: sa.Engine) -> None:

@@ -16,9 +16,8 @@ from controlplane.errors import GateError, InvalidError
 from controlplane.registry import RewardBody
 from learners.exploration import Exploration
 from learners.interactions import encode
-from learners.pool_change import with_arms
-from learners.records import Interaction
-from learners.scorer import Scorer
+from learners.records import Arm, Interaction
+from learners.scorers.linear import Linear
 from storage import interactions, policies, versions, work
 from tests.controlplane.learning_world import ALIKE, ARMS, NOW, PUBLISHER, World
 
@@ -73,9 +72,9 @@ def test_sealing_anew_never_undoes_a_promotion_that_runs_at_the_same_time(
 def test_a_new_arm_is_tried_by_the_floor_and_does_not_take_the_traffic() -> None:
     d, exploration = 6, Exploration("greedy", floor=0.1)
     inverse = np.stack([np.eye(d) * 0.01] * 2)
-    learnt = Scorer(("a", "b"), np.ones((2, d)) * [[0.5], [0.4]], exploration, inverse, 0.5)
+    learnt = Linear(("a", "b"), np.ones((2, d)) * [[0.5], [0.4]], exploration, inverse, 0.5)
     x = np.abs(np.random.default_rng(0).normal(size=(200, d)))
-    share = with_arms(learnt, ("a", "b", "new")).distribution(x, np.ones((200, 3), bool))
+    share = learnt.over(("a", "b", "new")).distribution(x, np.ones((200, 3), bool))
     assert share[:, 2].mean() == pytest.approx(0.1 / 3)
 
 
@@ -85,7 +84,8 @@ def test_a_learners_hopes_of_an_arm_that_was_never_tried_do_not_serve(engine: sa
     world.add_arm("new")
     config = world.settings()
     log = encode(log_of(world), config.schema, (*ARMS, "new"))
-    found, failed = candidates.train(log, config, seed=1)
+    arms = [Arm(name, name, "http://pool/v1") for name in log.arms]
+    found, failed = candidates.train(log, config, arms, seed=1)
     assert not failed
     for one in found:
         x = config.schema.encode_all([row.context for row in log_of(world)])

@@ -46,7 +46,13 @@ VALUES = {"test_reward", "test_score", "test_cost_usd"}
 
 
 def write_table(
-    folder: Path, name: str = "t", *, n: int = 400, seed: int = 0, drop: tuple[str, ...] = ()
+    folder: Path,
+    name: str = "t",
+    *,
+    n: int = 400,
+    seed: int = 0,
+    drop: tuple[str, ...] = (),
+    cost_factor: float = 1.0,
 ) -> tuple[str, str]:
     """Maths needs the dear arm; elsewhere the cheap one is as good; the poor one never is."""
     luck = random.Random(seed)
@@ -59,7 +65,8 @@ def write_table(
         for arm in ARMS:
             good = {"cheap": 0.2 if domain == "maths" else 0.9, "dear": 0.9, "poor": 0.1}[arm]
             score = 1.0 if luck.random() < good else 0.0
-            row = {"query_id": f"{name}{i}", "model": arm, "score": score, "cost_usd": COSTS[arm]}
+            cost = cost_factor * COSTS[arm]
+            row = {"query_id": f"{name}{i}", "model": arm, "score": score, "cost_usd": cost}
             outcome_rows.append(row)
     for path, rows in ((queries, query_rows), (outcomes, outcome_rows)):
         opener = gzip.open if path.suffix == ".gz" else open
@@ -113,6 +120,83 @@ def test_the_same_command_measures_the_same(capsys, table):
     first, second = run(capsys, *asked), run(capsys, *asked)
     for name in ("online_reward", "test_reward", "test_score", "test_cost_usd", "baselines"):
         assert first[name] == second[name]
+
+
+ALIGNED = {
+    "terms": [{"metric": "score"}, {"metric": "cost_usd", "weight": -0.2, "align": "score"}],
+    "offset": 0.1,
+}
+
+
+def in_file(folder: Path, body: object, name: str = "reward.json") -> str:
+    (folder / name).write_text(json.dumps(body))
+    return f"@{folder / name}"
+
+
+def test_a_reward_of_a_file_is_aligned_to_the_training_side_and_no_unit_matters(capsys, tmp_path):
+    def asked(factor: float) -> list[str]:
+        folder = tmp_path / f"{factor:g}"
+        folder.mkdir(exist_ok=True)
+        queries, outcomes = write_table(folder, cost_factor=factor)
+        return ["--queries", queries, "--outcomes", outcomes, "--learner", "linucb", "--seeds", "2"]
+
+    reward = in_file(tmp_path, ALIGNED)
+    usd, cents = (run(capsys, *asked(f), "--probes", "9", "--reward", reward) for f in (1.0, 100.0))
+    for name in ("online_reward", "test_reward"):
+        assert cents[name]["per_seed"] == pytest.approx(usd[name]["per_seed"], abs=1e-9)
+    assert cents["test_score"] == usd["test_score"]
+    assert cents["test_cost_usd"]["mean"] == pytest.approx(100 * usd["test_cost_usd"]["mean"])
+    spread = [one["reward"]["statistics"]["cost_usd"] for one in (usd, cents)]
+    assert spread[0]["n"] == spread[1]["n"] == 3 * usd["events"]
+    assert spread[1]["std"] == pytest.approx(100 * spread[0]["std"])
+    # What was measured can be given back.
+    again = run(capsys, *asked(1.0), "--reward", in_file(tmp_path, cents["reward"]))
+    assert again["reward"] == cents["reward"]
+    assert main([*asked(1.0), "--reward", reward]) == 0
+    assert '"align": "score"' in capsys.readouterr().out
+
+
+def test_a_plain_reward_of_a_file_is_worth_what_its_expression_is(capsys, tmp_path, table):
+    asked = [*table, "--learner", "best_fixed", "--seeds", "2"]
+    terms = {"terms": [{"metric": "score"}, {"metric": "cost_usd", "weight": -0.2, "scale": 0.01}]}
+    of_file = run(capsys, *asked, "--reward", in_file(tmp_path, terms))
+    of_text = run(capsys, *asked, "--reward", "score - 0.2*cost_usd/0.01")
+    assert of_file["test_reward"] == of_text["test_reward"]
+
+
+def test_a_gate_counts_in_a_replay(capsys, tmp_path, table):
+    gated = {
+        "gates": [{"metric": "score", "at_least": 1, "reward": -1}],
+        "terms": [{"metric": "cost_usd", "weight": 0, "default": 0}],
+        "offset": 1,
+    }
+    asked = [*table, "--learner", "best_fixed", "--seeds", "2"]
+    found = run(capsys, *asked, "--reward", in_file(tmp_path, gated))
+    score = found["test_score"]["mean"]
+    assert found["test_reward"]["mean"] == pytest.approx(score - (1 - score))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "not JSON"),
+        ("[]", "cannot be read"),
+        ('{"expression": "score"}', "unknown field 'expression'"),
+        ('{"terms": [{"metric": "score", "align": "x"}]}', "align is 'x'"),
+        ('{"terms": [{"metric": "latency_s", "normaliser": "std"}]}', "'latency_s' has 0 values"),
+        ('{"terms": [{"metric": "speed"}]}', "no column 'speed'"),
+    ],
+)
+def test_a_file_that_holds_no_reward_is_refused(capsys, tmp_path, table, text, said):
+    (tmp_path / "reward.json").write_text(text)
+    asked = [*table, "--learner", "best_fixed", "--reward", f"@{tmp_path / 'reward.json'}"]
+    assert main(asked) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_reward_file_that_is_not_there_is_named(capsys, table):
+    assert main([*table, "--learner", "best_fixed", "--reward", "@/no/such.json"]) == 2
+    assert "/no/such.json" in capsys.readouterr().err
 
 
 def test_cost_ref_is_the_mean_cost_of_the_arm_with_the_best_score(capsys, table):
@@ -304,10 +388,9 @@ def test_a_probe_teaches_every_arm_and_a_request_the_served_one(course):
 @pytest.mark.parametrize("delay", [0, 1, 7, 1000])
 def test_a_reward_reaches_the_learner_after_its_delay_and_once(delay):
     n = 100
-    probe = np.arange(n) < 10
     told: list[int] = []
     served = 0
-    for start, stop, arrived in _schedule(np.full(n, delay), probe, 3, 8):
+    for start, stop, arrived in _schedule(np.full(n, delay), 8):
         assert start == served
         served = stop
         if stop < n:

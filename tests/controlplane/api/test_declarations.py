@@ -1,8 +1,10 @@
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from tests.controlplane.api.conftest import ARMS, Api
+from feedback import join
+from tests.controlplane.api.conftest import ARMS, Api, ndjson, outcome
 
 ARM = {"model": "m", "endpoint": "http://127.0.0.1:9/v1"}
 
@@ -118,6 +120,12 @@ def test_another_reward_is_a_new_version_and_the_same_one_is_not(api: Api) -> No
         ({"expression": "nothing"}, "terms"),
         ({"terms": [{"metric": "score", "scale": 0}]}, None),
         ({"expression": "score", "wait_s": 1e9}, "wait_s"),
+        ({"terms": [{"metric": "score", "normaliser": "rank"}]}, "terms.0.normaliser"),
+        ({"terms": [{"metric": "score", "align": "cost_usd"}]}, "terms"),
+        ({"expression": "score", "gates": [{"metric": "score", "at_least": 1}]}, "gates.0.reward"),
+        ({"expression": "score", "gates": [{"metric": "x", "at_least": 1, "reward": 0}]}, "gates"),
+        ({"expression": "score", "window": 99}, "window"),
+        ({"terms": [{"metric": "score", "normaliser": "std"}]}, "terms"),  # nothing is joined yet
     ],
 )
 def test_a_reward_that_cannot_be_computed_is_refused(
@@ -128,3 +136,60 @@ def test_a_reward_that_cannot_be_computed_is_refused(
     assert answer.status_code == 422
     assert answer.json().get("field") == field
     assert api.ok("GET", "/v1/rewards/chat")["version"] == 1
+
+
+def test_a_reward_is_declared_with_gates_caps_and_normalisers(api: Api) -> None:
+    api.declare()
+    body = {
+        "terms": [
+            {"metric": "score", "normaliser": "minmax", "range": [0.2, 0.8], "cap_low": 0.2},
+            {"metric": "energy_j", "weight": -0.1, "normaliser": "log1p"},
+        ],
+        "gates": [{"metric": "output_tokens", "at_least": 1, "reward": -1}],
+    }
+    newest = api.ok("PUT", "/v1/rewards/chat", body)["items"][0]
+    assert newest["terms"][0]["range"] == [0.2, 0.8]
+    assert newest["terms"][1]["normaliser"] == "log1p"
+    assert newest["gates"][0] == {**body["gates"][0], "default": None, "on_error": 0.0}
+    assert (newest["statistics"], newest["window"]) == ({}, None)
+    assert api.ok("PUT", "/v1/rewards/chat", body)["version"] == newest["version"]
+
+
+def test_an_aligned_reward_shows_the_spreads_that_it_was_given(api: Api) -> None:
+    api.declare()
+    ids = api.decisions(120, at="2026-01-05T00:00:00Z")
+    values = [
+        {"values": {"cost_usd": 0.001 * (i % 7), "energy_j": 5.0 * (i % 3)}} for i in range(120)
+    ]
+    lines = [outcome(one, **more) for one, more in zip(ids, values, strict=True)]
+    assert api.ok("POST", "/v1/outcomes:batch", content=ndjson(lines))["accepted"] == 120
+    body = {
+        "terms": [
+            {"metric": "energy_j", "weight": -1},
+            {"metric": "cost_usd", "weight": -1, "align": "energy_j"},
+        ],
+        "window": 110,
+    }
+    refused = api("PUT", "/v1/rewards/chat", body)
+    assert refused.status_code == 422
+    assert "'energy_j' has 0 values" in refused.json()["detail"]
+    with api.engine.begin() as connection:
+        later = datetime.now(UTC) + timedelta(hours=1)
+        assert join.settle(connection, api.policy_id(), now=later) == 120
+    newest = api.ok("PUT", "/v1/rewards/chat", body)["items"][0]
+    assert {name: one["n"] for name, one in newest["statistics"].items()} == {
+        "energy_j": 110,
+        "cost_usd": 110,
+    }
+    assert newest["terms"][1]["align"] == "energy_j"
+    assert newest["window"] == 110
+
+
+def test_an_arm_that_tells_its_energy_keeps_it(api: Api) -> None:
+    path = "/v1/pools/main/arms/a"
+    put = api.ok("PUT", path, {**ARM, "card": {"joules_per_token_out": 0.4}})
+    assert put["card"]["joules_per_token_out"] == 0.4
+    assert put == api.ok("GET", path)
+    assert put["card"]["joules_per_token_in"] is None
+    answer = api("PUT", path, {**ARM, "card": {"joules_per_token_in": -1}})
+    assert answer.json()["field"] == "card.joules_per_token_in"
