@@ -90,6 +90,8 @@ def test_the_learner_of_the_how_to_learns_freezes_and_remembers():
     assert freeze(state).scores(np.ones((1, 1))).tolist() == [[0.25, 0.75]]
     assert snapshot(restore(spec, snapshot(state))) == snapshot(state)
     assert init(spec).counts.tolist() == [0, 0]
+    more = rearm(state, Spec(schema=spec.schema, arms=("c", "b")))
+    assert freeze(more).scores(np.ones((1, 1))).tolist() == [[0.0, 0.75]]
     print("checked")
     """
     assert run(code + textwrap.dedent(check)) == "checked\n"
@@ -118,9 +120,12 @@ def test_the_how_to_writes_all_that_the_contract_asks_for():
     code = code_of(ROOT / "docs" / "how-to" / "write-a-learner.md")
     spec = Spec(schema=Schema(()), arms=("a",))
     assert best_fixed.freeze(best_fixed.init(spec)).arms == spec.arms
-    for name in ("init", "learn", "freeze", "snapshot", "restore"):
+    for name in ("init", "learn", "freeze", "rearm", "snapshot", "restore"):
         assert hasattr(best_fixed, name)
         assert f"\ndef {name}(" in code
+    for name in ("PARAMS", "PROMISES"):
+        assert hasattr(best_fixed, name)
+        assert f"\n{name}: " in code
 
 
 def test_every_setting_stands_in_the_reference():

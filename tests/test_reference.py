@@ -2,8 +2,11 @@
 
 import argparse
 import dataclasses
+import inspect
 import json
 import re
+import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +14,16 @@ import pytest
 from pydantic import BaseModel
 
 from controlplane import config, replay
-from controlplane.api.wire import ArmBody, CardBody, MetricBody, PolicyBody, RewardBody, TermBody
-from controlplane.config import GateConfig, LearnerConfig
+from controlplane.api.wire import (
+    ArmBody,
+    CardBody,
+    MetricBody,
+    PolicyBody,
+    RewardBody,
+    RewardGateBody,
+    TermBody,
+)
+from controlplane.config import GateConfig, LearnerConfig, QualityConfig, SourcesConfig
 from controlplane.simulation.tables import _MEASURES, _QUERY_COLUMNS
 from feedback.metrics import OUTCOMES, Metric
 from kernels.signals import SIGNAL_SCHEMA
@@ -23,16 +34,20 @@ from learners.schedule import EXPLORATION_PARAMS
 PAGES = Path(__file__).parent.parent / "docs" / "reference"
 DECLARATIONS = (PAGES / "declarations.md").read_text()
 REPLAY = (PAGES / "replay.md").read_text()
+LEARNERS = (PAGES / "learners.md").read_text()
 DECLARED: dict[str, Any] = {
     "Arm": ArmBody,
     "Card": CardBody,
     "Metric": MetricBody,
     "Policy": PolicyBody,
     "Learner": LearnerConfig,
+    "Quality gate": QualityConfig,
     "Gate": GateConfig,
+    "Sources": SourcesConfig,
     "Feature": Feature,
     "Reward": RewardBody,
     "Term": TermBody,
+    "Reward gate": RewardGateBody,
 }
 IN_WORDS = {"features": "the signals", "learners": "`linucb`, `vw`"}
 REQUIRED = "required"
@@ -114,6 +129,31 @@ def test_every_parameter_of_every_learner_stands_there_with_its_default():
     }
 
 
+def learner_rows() -> list[tuple[str, list[str]]]:
+    """Each learner that the table names, with its row's cells; a row may name several."""
+    rows = [row for row in rows_of(LEARNERS) if len(row) == 5]
+    return [(name, row) for row in rows for name in re.findall(r"`(\w+)`", row[0])]
+
+
+def test_every_learner_of_the_catalogue_has_one_row_and_no_other_has():
+    assert sorted(name for name, _ in learner_rows()) == sorted(catalogue.NAMES)
+    assert [name for name, row in learner_rows() if not all(row)] == []
+
+
+@pytest.mark.parametrize(("name", "row"), learner_rows(), ids=[name for name, _ in learner_rows()])
+def test_a_learners_sources_are_named_by_its_module_or_one_that_it_imports(
+    name: str, row: list[str]
+):
+    module = import_module(catalogue._MODULES[name])
+    homes = {getattr(value, "__module__", None) for value in vars(module).values()}
+    imported = [value for value in vars(module).values() if inspect.ismodule(value)]
+    imported += [sys.modules[home] for home in homes if home in sys.modules]
+    told = " ".join(one.__doc__ or "" for one in (module, *imported))
+    sources = re.findall(r"arXiv:\d+\.\d+|\b(?:19|20)\d\d\b", row[4])
+    assert sources or row[4] == "own"
+    assert [source for source in sources if source not in told] == []
+
+
 def examples_of(title: str) -> list[str]:
     found = re.search(rf"^## {title}$(.*?)(?=^## |\Z)", DECLARATIONS, re.MULTILINE | re.DOTALL)
     assert found is not None
@@ -133,7 +173,7 @@ def test_the_examples_are_taken():
     for text in examples_of("Reward"):
         body = RewardBody.model_validate_json(text)
         if body.expression is None:
-            rewards.RewardFunction.from_json(body.model_dump(include={"terms", "offset"}))
+            rewards.RewardFunction.from_json(body.model_dump(include={"terms", "offset", "gates"}))
         else:
             rewards.parse(body.expression)
 
