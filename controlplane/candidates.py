@@ -23,7 +23,7 @@ from learners.scorers.base import Scorer
 MIN_TRIED = 10
 """Trained interactions that an arm needs before a learner's own opinion of it counts."""
 
-_FAILURES = (LearnersError, ArithmeticError, RuntimeError, ValueError)
+FAILURES = (LearnersError, ArithmeticError, RuntimeError, ValueError)
 """Ours, and those of the libraries that some learners are made of."""
 
 
@@ -73,7 +73,7 @@ def train(
         try:
             spec = spec_of(learner, config, arms, reward, seed)
             found.append(_train(learner, spec, log, config.floor))
-        except _FAILURES as error:
+        except FAILURES as error:
             if learner.name == BASELINE:
                 raise
             failed[learner.name] = str(error) or repr(error)
@@ -111,15 +111,23 @@ def weigh(
     *,
     read: RoundLog,
     look: int,
-) -> list[Evidence | None]:
-    """The evidence for each candidate, on rows newer than anyone's training; None without rows.
+) -> tuple[list[tuple[Candidate, Evidence | None]], dict[str, str]]:
+    """Weigh every candidate on rows newer than anyone's training.
 
     The log is encoded by the policy's schema, then by the champion's.
+
+    Returns:
+        The candidates, each with its evidence, which is None without rows; and by name why a
+        candidate could not be weighed: one that fails takes no other with it. All of them count
+        in the level, so that nobody gains by another's failure.
+
+    Raises:
+        LearnersError: The baseline or the champion itself fails.
     """
     arms = candidates[0].scorer.arms
     judge = Log.of(rows, arms, read)
     if len(judge.log) < ope.FOLDS:
-        return [None] * len(candidates)
+        return [(candidate, None) for candidate in candidates], {}
     predicted = ope.reward_model(judge.log)
     baseline = next(c for c in candidates if c.learner.name == BASELINE)
     fixed = baseline.scorer.greedy()
@@ -131,27 +139,32 @@ def weigh(
     def over(own: Evaluation, other: Evaluation) -> Estimate:
         return ope.difference(own, other, level=level, reward_range=spread)
 
-    found: list[Evidence | None] = []
-    for candidate in candidates:
+    def evidence(candidate: Candidate) -> Evidence:
         own = judge.evaluate(judge.log.x, candidate.scorer, predicted)
-        against_fixed = None
-        if candidate.learner.name != BASELINE:
-            against_fixed = over(own, reference)
-        found.append(
-            Evidence(
-                judged=len(judge.log),
-                value=ope.estimate(own),
-                champion=ope.estimate(standing),
-                best_fixed=ope.estimate(reference),
-                over_champion=over(own, standing),
-                over_best_fixed=against_fixed,
-                mean_weight=ope.mean_weight(own),
-                champion_version=champion.version,
-                look=look,
-                candidates=len(candidates),
-            )
+        is_baseline = candidate.learner.name == BASELINE
+        return Evidence(
+            judged=len(judge.log),
+            value=ope.estimate(own),
+            champion=ope.estimate(standing),
+            best_fixed=ope.estimate(reference),
+            over_champion=over(own, standing),
+            over_best_fixed=None if is_baseline else over(own, reference),
+            mean_weight=ope.mean_weight(own),
+            champion_version=champion.version,
+            look=look,
+            candidates=len(candidates),
         )
-    return found
+
+    found: list[tuple[Candidate, Evidence | None]] = []
+    failed: dict[str, str] = {}
+    for candidate in candidates:
+        try:
+            found.append((candidate, evidence(candidate)))
+        except FAILURES as error:
+            if candidate.learner.name == BASELINE:
+                raise
+            failed[candidate.learner.name] = str(error) or repr(error)
+    return found, failed
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -187,9 +200,10 @@ class Log:
         """A policy's evaluation on these rows, by doubly robust estimation."""
         eligible = (self.log.eligible & self.in_service)[:, self.in_service]
         distribution = np.zeros(self.log.eligible.shape)
-        distribution[:, self.in_service] = scorer.distribution(
-            x, eligible, mixes(self.contexts, scorer)
-        )
+        with np.errstate(over="ignore", invalid="ignore"):  # such a score is refused, with a reason
+            distribution[:, self.in_service] = scorer.distribution(
+                x, eligible, mixes(self.contexts, scorer)
+            )
         return ope.evaluate(self.log, distribution, "dr", predicted=predicted)
 
 

@@ -12,9 +12,9 @@ import sqlalchemy as sa
 import structlog
 
 from controlplane import scorers
-from controlplane.candidates import Candidate, Incumbent, train, weigh
+from controlplane.candidates import FAILURES, Candidate, Incumbent, train, weigh
 from controlplane.config import LearnerConfig, PolicyConfig, read_config
-from controlplane.errors import StaleError
+from controlplane.errors import ControlPlaneError, StaleError
 from controlplane.gates import Evidence, Verdict, judge
 from controlplane.grading import Graded, Grader
 from controlplane.publishing import CHAMPION, Publisher, promote
@@ -180,10 +180,9 @@ def _learn(ground: Ground, read: RoundLog, looks: int) -> Story:
     failed: dict[str, str] = {}
     if training:
         candidates, failed = train(encoded, config, ground.arms, ground.reward, seed=ground.seed)
-        evidence = weigh(newer, candidates, champion, config, read=read, look=looks + 1)
-        judged = [
-            Judged(c, e, _verdict(e, config)) for c, e in zip(candidates, evidence, strict=True)
-        ]
+        weighed, unweighed = weigh(newer, candidates, champion, config, read=read, look=looks + 1)
+        judged = [Judged(c, e, _verdict(e, config)) for c, e in weighed]
+        failed |= unweighed
     looked = any(one.evidence and one.evidence.judged >= config.gate.min_judged for one in judged)
     look = looks + int(looked)
     return Story(ground, judged, failed, look, read.misfits, digest(encoded), graded.bias)
@@ -241,7 +240,8 @@ def _store(
     held = _held(connection, ground)
     published = None
     if winner is not None and held is None:
-        published = _publish(connection, publisher, ground, numbers[winner], now)
+        held = _publish(connection, publisher, ground, numbers[winner], now)
+        published = numbers[winner] if held is None else None
     named = list(zip(numbers, judged, strict=True))
     done = StoredRound(
         policy_id=policy_id,
@@ -296,21 +296,30 @@ def _winner(judged: Sequence[Judged]) -> int | None:
 
 def _publish(
     connection: sa.Connection, publisher: Publisher, ground: Ground, number: int, now: datetime
-) -> int | None:
+) -> str | None:
+    """Promote a version; returns why that could not be done, None where it was.
+
+    What it had written by then is undone, and the round's verdicts stand. A database that fails
+    ends the round: nothing of it is stored, and it is tried again.
+    """
     try:
-        promote(
-            connection,
-            publisher,
-            ground.policy.id,
-            number,
-            revision=ground.standing.revision,
-            reason=f"round {ground.number}: passed the gate",
-            now=now,
-        )
+        with connection.begin_nested():
+            promote(
+                connection,
+                publisher,
+                ground.policy.id,
+                number,
+                revision=ground.standing.revision,
+                reason=f"round {ground.number}: passed the gate",
+                now=now,
+            )
     except StaleError as error:
         log.warning("round.champion_moved", policy=ground.policy.name, detail=str(error))
-        return None
-    return number
+        return "the champion has been moved meanwhile"
+    except (ControlPlaneError, *FAILURES) as error:
+        log.exception("round.not_published", policy=ground.policy.name, version=number)
+        return f"version {number} could not be published: {str(error) or repr(error)}"
+    return None
 
 
 def _made_of(learner: LearnerConfig, config: PolicyConfig) -> dict[str, Any]:

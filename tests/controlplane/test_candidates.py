@@ -1,10 +1,17 @@
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
 import numpy as np
 import pytest
 
-from controlplane.candidates import MIN_TRIED, train
+from controlplane.candidates import MIN_TRIED, Candidate, Incumbent, train, weigh
 from controlplane.config import LearnerConfig, PolicyConfig, QualityConfig
+from controlplane.round_log import RoundLog, preferences
+from learners.errors import LearnersError
+from learners.exploration import Exploration
 from learners.interactions import Interactions
-from learners.records import Arm
+from learners.records import Arm, Interaction
+from learners.scorers.linear import Linear
 
 ARMS = tuple(Arm(name, name, "http://127.0.0.1/v1") for name in ("honest", "gamed", "rare"))
 FEATURES = ({"name": "code", "kind": "flag"}, {"name": "terms", "kind": "vector", "size": 3})
@@ -68,3 +75,62 @@ def test_a_learner_whose_library_fails_takes_no_other_with_it() -> None:
     assert [one.learner.name for one in found] == ["linucb", "best_fixed"]
     assert list(failed) == ["vw"]
     assert failed["vw"]
+
+
+def newer_log(n: int = 400) -> list[Interaction]:
+    random = np.random.default_rng(1)
+    return [
+        Interaction(
+            decision_id=str(i),
+            at=datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=i),
+            context={"code": bool(random.integers(2)), "terms": random.normal(size=3).tolist()},
+            eligible=tuple(arm.name for arm in ARMS),
+            action=ARMS[random.integers(3)].name,
+            propensity=1 / 3,
+            reward=float(random.random()),
+            position=i + 1,
+        )
+        for i in range(n)
+    ]
+
+
+def overflowing(candidate: Candidate) -> Candidate:
+    """Finite weights, and scores that are not: their sum over the columns is too large."""
+    weights = np.full((len(ARMS), candidate.scorer.dimension), 1e308)
+    scorer = Linear(candidate.scorer.arms, weights, Exploration("greedy"))
+    return replace(candidate, scorer=scorer)
+
+
+def weighed(found: list[Candidate], config: PolicyConfig, champion: Incumbent):
+    rows = newer_log()
+    batch = ([replace(row, context=preferences(row.context)) for row in rows],
+             [row.context for row in rows])  # fmt: skip
+    read = RoundLog.read([batch], (config.schema, config.schema), limit=len(rows))
+    return weigh(read.rows, found, champion, config, read=read, look=1)
+
+
+def test_a_candidate_whose_scores_overflow_takes_no_other_with_it() -> None:
+    config = PolicyConfig(
+        features=FEATURES, learners=(LearnerConfig("linucb"), LearnerConfig("vw"))
+    )
+    found, failed = train(gamed_log(), config, ARMS, seed=0)
+    assert failed == {}
+    champion = Incumbent(7, found[-1].scorer)
+    alone, _ = weighed(found, config, champion)
+    broken = [overflowing(one) if one.learner.name == "vw" else one for one in found]
+    rest, failed = weighed(broken, config, champion)
+    assert list(failed) == ["vw"]
+    assert "too large" in failed["vw"]
+    # The failed one still counts in the level, so the others' intervals are what they were.
+    kept = [(one, evidence) for one, evidence in alone if one.learner.name != "vw"]
+    assert [one.learner.name for one, _ in rest] == ["linucb", "best_fixed"]
+    assert rest == kept
+
+
+def test_a_round_whose_baseline_or_champion_overflows_fails() -> None:
+    config = PolicyConfig(features=FEATURES, learners=(LearnerConfig("linucb"),))
+    (linucb, fixed), _ = train(gamed_log(), config, ARMS, seed=0)
+    with pytest.raises(LearnersError, match="too large"):
+        weighed([linucb, overflowing(fixed)], config, Incumbent(7, fixed.scorer))
+    with pytest.raises(LearnersError, match="too large"):
+        weighed([linucb, fixed], config, Incumbent(7, overflowing(fixed).scorer))

@@ -6,7 +6,9 @@ import sqlalchemy as sa
 
 from controlplane import publishing, registry, rounds
 from controlplane.config import GateConfig, PolicyConfig
+from controlplane.publishing import Publisher
 from feedback import join
+from learners.bundle import MAX_SIGNATURES
 from storage import versions
 from storage.engine import connect
 from storage.versions import StoredRound
@@ -15,6 +17,7 @@ from tests.controlplane.learning_world import (
     ARMS,
     NOW,
     PUBLISHER,
+    SIGNER,
     SPECIALISTS,
     World,
     value_of,
@@ -195,6 +198,26 @@ def test_a_champion_that_moved_meanwhile_stays_and_the_verdicts_stand(
     with engine.connect() as connection:
         said = versions.list_verdicts(connection, world.policy.id)
     assert {v.version for v in said} >= {int(n) for n in done.summary["candidates"]}
+
+
+def test_the_verdicts_of_a_round_stand_where_its_winner_cannot_be_published(
+    engine: sa.Engine,
+) -> None:
+    world = World(engine, config={"auto_promote": True})
+    world.log(2_000)
+    # More keys than may sign a bundle.
+    crowd = Publisher((SIGNER,) * (MAX_SIGNATURES + 1), PUBLISHER.ttl)
+    done = rounds.run_round(engine, crowd, world.policy.id, started_at=NOW)
+    assert done is not None
+    assert done.summary["published"] is None
+    assert "could not be published: 33 keys" in done.summary["held"]
+    assert world.champion() == (1, 1)
+    assert world.bundle().serial == 1
+    verdicts = world.verdicts()
+    assert set(verdicts) == {"best_fixed", "linucb", "vw"}
+    assert verdicts["linucb"].passed
+    again = world.round()
+    assert world.champion() == (again.summary["published"], 2)
 
 
 def test_rows_of_a_retired_arm_still_count_and_nobody_serves_it(engine: sa.Engine) -> None:
