@@ -29,9 +29,10 @@ from edge.router import decide
 from edge.shelf import Shelf
 from edge.spool import Spool
 from kernels.signals import SIGNAL_SCHEMA, read_messages
-from learners.bundle import Bundle, Golden, seal
+from learners.bundle import Bundle, seal
 from learners.exploration import Exploration
 from learners.features import Schema
+from learners.lineup import Golden
 from learners.records import Arm, Card, Context
 from learners.scorers.linear import Linear
 

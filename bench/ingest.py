@@ -290,7 +290,7 @@ def as_row(bench: Bench, one: dict[str, Any]) -> list[Any]:
     known |= {"project_id": bench.project_id, "policy_id": bench.policy_id}
     known |= {"received_at": datetime.now(UTC)}
     row = {**one, **known, "eligible": list(ARMS), "at": datetime.fromisoformat(one["at"])}
-    return [row[name] for name in DECISION_COLUMNS]
+    return [row.get(name) for name in DECISION_COLUMNS]
 
 
 def feedback_row(bench: Bench, one: dict[str, Any]) -> dict[str, Any]:

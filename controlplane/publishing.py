@@ -12,8 +12,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from controlplane import scorers
 from controlplane.config import PolicyConfig, read_config
 from controlplane.errors import GateError, InvalidError, NotFoundError, StaleError
-from learners.bundle import Bundle, Golden, arm_from_json, seal
+from controlplane.lineups import NOBODY, Cast, cast_of
+from learners.bundle import Bundle, arm_from_json, seal
 from learners.features import Feature, Schema
+from learners.lineup import Challenger, Golden, Lineup
 from learners.records import Arm, Context, ContextValue
 from learners.scorers.base import Scorer
 from storage import policies, versions
@@ -174,10 +176,15 @@ def _store(
     arms = [arm_from_json(row) for row in policies.list_arms(connection, policy.pool_id)]
     if not arms:
         raise InvalidError("pool", f"pool {policy.pool!r} has no arm: add one, then publish")
+    config = read_config(policy.config)
+    cast = cast_of(connection, version.policy_id, version.number)
+    found = [versions.find_version(connection, version.policy_id, n) for n in cast.versions]
     bundle = assemble(
         version,
         arms,
-        read_config(policy.config),
+        config,
+        challengers=[one for one in found if one is not None],
+        cast=cast,
         policy=policy.name,
         wait_s=policy.wait_s,
         serial=versions.next_serial(connection, version.policy_id),
@@ -208,9 +215,14 @@ def assemble(
     serial: int,
     issued_at: datetime,
     expires_at: datetime,
+    challengers: Sequence[StoredVersion] = (),
+    cast: Cast = NOBODY,
 ) -> Bundle:
-    """The bundle of a version for these arms, with golden vectors; not signed yet."""
-    scorer = scorers.load(version).over([arm.name for arm in arms]).floored(config.floor)
+    """The bundle of a version for these arms, with golden vectors; not signed yet.
+
+    ``challengers`` are the versions that the ``cast`` names.
+    """
+    scorer = _served(version, arms, config)
     schema = scorers.schema_of(version)
     bundle = Bundle(
         policy=policy,
@@ -224,20 +236,43 @@ def assemble(
         fallback_arm=_fallback(scorer, schema, arms, config.fallback_arm),
         learner=version.learner,
         wait_s=wait_s,
+        lineup=Lineup(
+            tuple(_challenger(one, arms, config) for one in challengers), cast.splits, cast.shadows
+        ),
     )
-    golden = tuple(
-        _golden(bundle, context, number)
-        for number, context in enumerate(_contexts(schema, GOLDEN_VECTORS))
+    others = tuple(
+        replace(one, golden=_golden_of(bundle, one)) for one in bundle.lineup.challengers
     )
-    return replace(bundle, golden=golden)
+    lineup = replace(bundle.lineup, challengers=others)
+    return replace(bundle, golden=_golden_of(bundle, bundle), lineup=lineup)
 
 
-def _golden(bundle: Bundle, context: Context, number: int) -> Golden:
+def _served(version: StoredVersion, arms: Sequence[Arm], config: PolicyConfig) -> Scorer:
+    return scorers.load(version).over([arm.name for arm in arms]).floored(config.floor)
+
+
+def _challenger(version: StoredVersion, arms: Sequence[Arm], config: PolicyConfig) -> Challenger:
+    return Challenger(
+        version=version.number,
+        learner=version.learner,
+        schema=scorers.schema_of(version),
+        scorer=_served(version, arms, config),
+    )
+
+
+def _golden_of(bundle: Bundle, own: Bundle | Challenger) -> tuple[Golden, ...]:
+    return tuple(
+        _golden(bundle, own.version, context, number)
+        for number, context in enumerate(_contexts(own.schema, GOLDEN_VECTORS))
+    )
+
+
+def _golden(bundle: Bundle, version: int, context: Context, number: int) -> Golden:
     """Every other vector leaves one arm out, so that eligibility is tested too."""
     names = [arm.name for arm in bundle.arms]
     if number % 2 and len(names) > 1:
         del names[number % len(names)]
-    found = bundle.distribution(context, names)
+    found = bundle.distribution(context, names, version=version)
     return Golden(context, tuple(names), tuple(float(p) for p in found))
 
 

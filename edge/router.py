@@ -1,13 +1,18 @@
 """One choice: eligible arms → scores → probabilities → draw. No I/O, no clock, no memory."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from edge.errors import EdgeError, invalid
 from learners.bundle import Bundle
+from learners.errors import LearnersError
 from learners.exploration import draw, unit_interval
+from learners.lineup import units_of
 from learners.records import Context
 
 Mode = Literal["policy", "fallback", "retry"]
@@ -18,11 +23,25 @@ class NoArmError(EdgeError):
 
 
 @dataclass(frozen=True, slots=True)
+class Shadow:
+    """What a version would have chosen that was asked and did not decide.
+
+    ``propensity`` is that of its own draw, ``served`` what it gives to the arm that was served.
+    """
+
+    version: int
+    action: str
+    propensity: float
+    served: float
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """One choice and all that is needed to learn from it; but for ``edge_id``, the wire's line.
 
     ``distribution`` stands in the order of ``eligible``; ``propensity`` is the probability with
-    which ``action`` was served.
+    which ``action`` was served. ``version`` is the one that decided: the champion, or what the
+    ``split`` gave this ``unit`` (a hash) as its ``variant``.
     """
 
     decision_id: str
@@ -40,6 +59,10 @@ class Decision:
     retry_of: str | None = None
     session_id: str | None = None
     episode_id: str | None = None
+    split: str | None = None
+    variant: str | None = None
+    unit: str | None = None
+    shadows: tuple[Shadow, ...] = ()
 
 
 def decide(
@@ -52,10 +75,14 @@ def decide(
     retry_of: str | None = None,
     session_id: str | None = None,
     episode_id: str | None = None,
+    user: str | None = None,
 ) -> Decision:
     """Choose an arm; the id and the bundle decide the draw, so equal calls give equal answers.
 
     An expired bundle vouches for its fallback arm only, which is then served with probability 1.
+    Where a bundle has splits, the request's units decide which version chooses. A challenger that
+    cannot read the context leaves the choice to the champion, and the decision says so by its
+    ``version``; a shadow that cannot is left out.
 
     Raises:
         ContextError: The context does not fit the bundle's schema.
@@ -65,18 +92,23 @@ def decide(
     if not eligible:
         raise NoArmError(f"no arm of policy {bundle.policy!r} is left: exclude fewer")
     mode: Mode = "policy" if retry_of is None else "retry"
+    version = bundle.version
+    belongs = None
     if at >= bundle.expires_at:
         mode, distribution, chosen = "fallback", *_fallback(bundle, eligible)
     else:
-        spread = bundle.distribution(context, eligible)
+        if bundle.lineup.splits:
+            belongs = bundle.lineup.assign(units_of(decision_id, session_id, user))
+        wanted = belongs.version if belongs is not None else None
+        version, spread = _spread(bundle, context, eligible, wanted)
         arm = draw(spread, unit_interval(decision_id, bundle.digest))
         index, every = bundle.index, spread.tolist()
         distribution = tuple([every[index[name]] for name in eligible])
         chosen = eligible.index(bundle.arms[arm].name)
-    return Decision(
+    decision = Decision(
         decision_id=decision_id,
         policy=bundle.policy,
-        version=bundle.version,
+        version=version,
         serial=bundle.serial,
         digest=bundle.digest,
         at=at,
@@ -89,7 +121,40 @@ def decide(
         retry_of=retry_of,
         session_id=session_id,
         episode_id=episode_id,
+        split=belongs.split if belongs else None,
+        variant=belongs.variant if belongs else None,
+        unit=belongs.unit if belongs else None,
     )
+    if mode == "fallback" or not bundle.lineup.shadows:
+        return decision
+    return replace(decision, shadows=_shadows(bundle, decision))
+
+
+def _spread(
+    bundle: Bundle, context: Context, eligible: Sequence[str], wanted: int | None
+) -> tuple[int, NDArray[np.float64]]:
+    """Who decides, and its distribution; the champion where a challenger cannot."""
+    if wanted is not None and wanted != bundle.version:
+        try:
+            return wanted, bundle.distribution(context, eligible, version=wanted)
+        except LearnersError:
+            pass
+    return bundle.version, bundle.distribution(context, eligible)
+
+
+def _shadows(bundle: Bundle, decision: Decision) -> tuple[Shadow, ...]:
+    """What the shadows would have done with the same context, each by a draw of its own."""
+    found = []
+    served = bundle.index[decision.action]
+    for version in bundle.lineup.shadows:
+        try:
+            spread = bundle.distribution(decision.context, decision.eligible, version=version)
+        except LearnersError:
+            continue
+        arm = draw(spread, unit_interval(decision.decision_id, bundle.digest, str(version)))
+        name = bundle.arms[arm].name
+        found.append(Shadow(version, name, float(spread[arm]), float(spread[served])))
+    return tuple(found)
 
 
 def _fallback(bundle: Bundle, eligible: Sequence[str]) -> tuple[tuple[float, ...], int]:

@@ -10,7 +10,7 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from feedback.errors import FeedbackError, InvalidEventError, UnknownFeedbackError
-from feedback.lines import MAX_LINES, read_decision, read_outcome, utc
+from feedback.lines import MAX_LINES, read_decision, read_outcome, shadows_as_json, utc
 from feedback.recording import Recording
 from feedback.said import Receipt, Said
 from storage import events, policies
@@ -70,6 +70,10 @@ def record_decisions(
             event.episode_id,
             event.edge_id,
             now,
+            event.split,
+            event.variant,
+            event.unit,
+            shadows_as_json(event),
         )
 
     return _record(lines, row, partial(events.add_decisions, connection, project_id))

@@ -21,6 +21,7 @@ MAX_FEATURES = 512
 MAX_TEXT = 256
 MAX_FEATURE_TEXT = 1_024
 MAX_COUNT = 2**63 - 1
+MAX_SHADOWS = 8
 TOLERANCE = 1e-6
 AHEAD = timedelta(hours=1)
 """How far a sender's clock may run ahead of ours."""
@@ -31,7 +32,20 @@ Count = Annotated[int, Meta(ge=0, le=MAX_COUNT)]
 Whole = Annotated[int, Meta(ge=-MAX_COUNT, le=MAX_COUNT)]
 Feature = Whole | float | bool | Annotated[str, Meta(max_length=MAX_FEATURE_TEXT)] | list[float]
 Amount = Annotated[float, Meta(ge=0)]
+Probability = Annotated[float, Meta(ge=0, le=1 + TOLERANCE)]
 Time = Annotated[datetime, Meta(tz=True)]
+
+
+class ShadowLine(msgspec.Struct, frozen=True, kw_only=True):
+    """What a version would have chosen that watches: its own draw, and its view of what served.
+
+    ``served`` is the probability that it gives to the arm that was served.
+    """
+
+    version: Count
+    action: Text
+    propensity: Probability
+    served: Probability
 
 
 class DecisionLine(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,7 +59,7 @@ class DecisionLine(msgspec.Struct, frozen=True, kw_only=True):
     at: Time
     context: Annotated[dict[Text, Feature], Meta(max_length=MAX_FEATURES)]
     eligible: Annotated[list[Text], Meta(min_length=1, max_length=MAX_ARMS)]
-    distribution: list[Annotated[float, Meta(ge=0, le=1 + TOLERANCE)]]
+    distribution: list[Probability]
     action: Text
     propensity: float
     mode: Literal["policy", "fallback", "retry"] = "policy"
@@ -53,6 +67,10 @@ class DecisionLine(msgspec.Struct, frozen=True, kw_only=True):
     session_id: Text | None = None
     episode_id: Text | None = None
     edge_id: Text | None = None
+    split: Text | None = None
+    variant: Text | None = None
+    unit: Text | None = None
+    shadows: Annotated[list[ShadowLine], Meta(max_length=MAX_SHADOWS)] = []
 
 
 class OutcomeLine(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,6 +99,7 @@ _REMEDY: Mapping[str, str] = {
     "distribution": "the probability of each eligible arm, from 0 to 1",
     "propensity": "the served probability of the action",
     "mode": "policy, fallback or retry",
+    "shadows": f"at most {MAX_SHADOWS} objects with version, action, propensity and served",
     "values": f"numbers of at least 0, named as in {list(OUTCOMES)}",
 }
 _HELD: Mapping[str, Any] = {"context": Feature, "values": Amount}
@@ -118,6 +137,18 @@ def read_outcome(line: bytes, now: datetime) -> tuple[UUID, OutcomeLine]:
                 "values", f"values.{name[:MAX_TEXT]} is not measured: give only {list(OUTCOMES)}"
             )
     return found, row
+
+
+def shadows_as_json(event: DecisionLine) -> dict[str, Any] | None:
+    """What a decision's shadows would have done, by their versions; None without any."""
+    return {
+        str(one.version): {
+            "action": one.action,
+            "propensity": one.propensity,
+            "served": one.served,
+        }
+        for one in event.shadows
+    } or None
 
 
 def read_id(field: str, text: str, now: datetime) -> UUID:

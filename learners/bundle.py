@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from learners.errors import BundleError, LearnersError, SpecError
 from learners.features import Schema, canonical_json
+from learners.lineup import ALONE, Challenger, Golden, Lineup
 from learners.preferences import mixes
 from learners.records import Arm, Card, Context
 from learners.scorers import base
@@ -40,15 +41,6 @@ MAX_MANIFEST_BYTES = 8 * 2**20
 MAX_SIGNATURES = 32
 MAX_SIGNATURES_BYTES = 16 * 2**10
 GOLDEN_TOLERANCE = 1e-6
-
-
-@dataclass(frozen=True, slots=True)
-class Golden:
-    """A context with the exact probabilities that every edge must reproduce."""
-
-    context: Context
-    eligible: tuple[str, ...]
-    probabilities: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -71,6 +63,7 @@ class Bundle:
     learner: str
     wait_s: float
     golden: tuple[Golden, ...] = ()
+    lineup: Lineup = ALONE
 
     def __post_init__(self) -> None:
         """Refuse arms that do not fit the scorer, a fallback that is no arm, and naive times."""
@@ -87,6 +80,17 @@ class Bundle:
                 f"the scorer takes {self.scorer.dimension} columns, "
                 f"the schema gives {self.schema.dimension}"
             )
+        for one in self.lineup.challengers:
+            if one.scorer.arms != names or one.version == self.version:
+                raise BundleError(
+                    f"challenger {one.version} has arms {list(one.scorer.arms)}: it must be "
+                    f"another version than {self.version}, over {list(names)}"
+                )
+
+    @cached_property
+    def challengers(self) -> dict[int, Challenger]:
+        """Version → challenger."""
+        return {one.version: one for one in self.lineup.challengers}
 
     @cached_property
     def index(self) -> dict[str, int]:
@@ -98,8 +102,10 @@ class Bundle:
         """SHA-256 of the manifest: names this bundle's content exactly."""
         return hashlib.sha256(canonical_json(self._manifest())).hexdigest()
 
-    def distribution(self, context: Context, eligible: Sequence[str]) -> NDArray[np.float64]:
-        """Probabilities of shape ``(K,)`` for one context.
+    def distribution(
+        self, context: Context, eligible: Sequence[str], *, version: int | None = None
+    ) -> NDArray[np.float64]:
+        """Probabilities of shape ``(K,)`` for one context, by the champion or by a challenger.
 
         Raises:
             ContextError: The context does not fit the schema, or its preference the reward.
@@ -110,9 +116,10 @@ class Bundle:
             mask[[self.index[name] for name in eligible]] = True
         except KeyError as error:
             raise SpecError(f"no arm {error}: there are {list(self.index)}") from error
-        x = self.schema.encode(context)
-        mix = mixes((context,), self.scorer, strict=True)
-        found: NDArray[np.float64] = self.scorer.distribution(x[None], mask[None], mix)[0]
+        own = self if version in (None, self.version) else self.challengers[version]
+        x = own.schema.encode(context)
+        mix = mixes((context,), own.scorer, strict=True)
+        found: NDArray[np.float64] = own.scorer.distribution(x[None], mask[None], mix)[0]
         return found
 
     def self_test(self) -> None:
@@ -121,19 +128,21 @@ class Bundle:
         Raises:
             BundleError: A probability differs by more than 1e-6.
         """
-        for number, golden in enumerate(self.golden):
-            gap = self._golden_gap(golden)
-            if not gap <= GOLDEN_TOLERANCE:
-                raise BundleError(
-                    f"{self.policy}@{self.version} serial {self.serial}: golden vector {number} "
-                    f"is off by {gap:.3g}: this edge computes other probabilities than the "
-                    "control plane, do not serve it"
-                )
+        every: tuple[Bundle | Challenger, ...] = (self, *self.lineup.challengers)
+        for own in every:
+            for number, golden in enumerate(own.golden):
+                gap = self._golden_gap(golden, own.version)
+                if not gap <= GOLDEN_TOLERANCE:
+                    raise BundleError(
+                        f"{self.policy}@{own.version} serial {self.serial}: golden vector {number} "
+                        f"is off by {gap:.3g}: this edge computes other probabilities than the "
+                        "control plane, do not serve it"
+                    )
 
-    def _golden_gap(self, golden: Golden) -> float:
+    def _golden_gap(self, golden: Golden, version: int) -> float:
         """Largest difference in probability; infinite where there is nothing to compare."""
         try:
-            found = self.distribution(golden.context, golden.eligible)
+            found = self.distribution(golden.context, golden.eligible, version=version)
             return float(np.abs(found - np.asarray(golden.probabilities)).max())
         except ValueError:  # a context, an arm or a length that does not fit
             return math.inf
@@ -141,7 +150,7 @@ class Bundle:
     def _manifest(self) -> dict[str, Any]:
         return {
             **self._fields(),
-            "tensors_sha256": hashlib.sha256(_tensors(self.scorer)).hexdigest(),
+            "tensors_sha256": hashlib.sha256(_tensors(self)).hexdigest(),
         }
 
     def _fields(self) -> dict[str, Any]:
@@ -160,14 +169,9 @@ class Bundle:
             "learner": self.learner,
             "wait_s": self.wait_s,
             "scorer": self.scorer.as_json(),
-            "golden": [
-                {
-                    "context": dict(g.context),
-                    "eligible": list(g.eligible),
-                    "probabilities": list(g.probabilities),
-                }
-                for g in self.golden
-            ],
+            "golden": [golden.as_json() for golden in self.golden],
+            # Left out where the champion is alone: edges that do not know it take the rest.
+            **({} if self.lineup.empty else {"lineup": self.lineup.as_json()}),
         }
 
 
@@ -195,7 +199,7 @@ def seal(bundle: Bundle, keys: Sequence[Ed25519PrivateKey]) -> bytes:
         ]
     )
     head = MAGIC + struct.pack(">I", len(manifest)) + manifest
-    data = head + struct.pack(">I", len(signatures)) + signatures + _tensors(bundle.scorer)
+    data = head + struct.pack(">I", len(signatures)) + signatures + _tensors(bundle)
     if len(data) > MAX_BUNDLE_BYTES or len(manifest) > MAX_MANIFEST_BYTES:
         raise BundleError(
             f"the bundle has {len(data)} bytes, its manifest {len(manifest)}: at most "
@@ -312,19 +316,18 @@ def _read(row: Mapping[str, Any], tensors: Mapping[str, NDArray[np.float64]]) ->
         expires_at=datetime.fromisoformat(row["expires_at"]),
         arms=tuple(arm_from_json(arm) for arm in row["arms"]),
         schema=Schema.from_json(row["features"]),
-        scorer=base.load(row["scorer"], tensors),
+        scorer=base.load(row["scorer"], {n: t for n, t in tensors.items() if "/" not in n}),
         fallback_arm=row["fallback_arm"],
         learner=row["learner"],
         wait_s=float(row["wait_s"]),
-        golden=tuple(
-            Golden(g["context"], tuple(g["eligible"]), tuple(g["probabilities"]))
-            for g in row["golden"]
-        ),
+        golden=tuple(map(Golden.from_json, row["golden"])),
+        lineup=Lineup.from_json(row["lineup"], tensors) if "lineup" in row else ALONE,
     )
 
 
-def _tensors(scorer: Scorer) -> bytes:
-    return safetensors.numpy.save(dict(sorted(scorer.tensors().items())))
+def _tensors(bundle: Bundle) -> bytes:
+    every = {**bundle.scorer.tensors(), **bundle.lineup.tensors()}
+    return safetensors.numpy.save(dict(sorted(every.items())))
 
 
 def arm_as_json(arm: Arm) -> dict[str, Any]:

@@ -25,7 +25,7 @@ GRACE_S = 2.0
 DECISION_COLUMNS = (
     "decision_id", "project_id", "policy_id", "version", "serial", "digest", "at", "context",
     "eligible", "distribution", "action", "propensity", "mode", "retry_of", "session_id",
-    "episode_id", "edge_id", "received_at",
+    "episode_id", "edge_id", "received_at", "split", "variant", "unit", "shadows",
 )  # fmt: skip
 OUTCOME_COLUMNS = ("decision_id", "project_id", "at", "values", "response_id", "received_at")
 

@@ -148,6 +148,10 @@ decisions = sa.Table(
     _text("episode_id", null=True),
     _text("edge_id", null=True),
     _time("received_at"),
+    _text("split", null=True),
+    _text("variant", null=True),
+    _text("unit", null=True),
+    _json("shadows", null=True),
     sa.Index(None, "policy_id", "decision_id"),
     sa.Index(
         "ix_decisions_episode",
@@ -306,6 +310,68 @@ verdicts = sa.Table(
     _json("checks"),
     _time("created_at"),
     sa.Index(None, "policy_id", "id"),
+)
+
+releases = sa.Table(
+    "releases",
+    metadata,
+    _ref("policy_id", "policies.id", key=True),
+    _count("number", key=True),
+    _count("version"),
+    _count("champion"),
+    _json("plan"),
+    _count("stage"),
+    _text("status"),
+    _json("state"),
+    _text("reason"),
+    _time("started_at"),
+    _time("stage_at"),
+    _time("ended_at", null=True),
+    sa.Index(
+        "uq_releases_running",
+        "policy_id",
+        unique=True,
+        postgresql_where=sa.text("ended_at IS NULL"),
+    ),
+)
+
+experiments = sa.Table(
+    "experiments",
+    metadata,
+    _id(),
+    _ref("policy_id", "policies.id"),
+    _text("name"),
+    _json("spec"),
+    _text("status"),
+    _json("state"),
+    _json("result", null=True),
+    _time("started_at"),
+    _time("ended_at", null=True),
+    sa.UniqueConstraint("policy_id", "name"),
+)
+
+findings = sa.Table(
+    "findings",
+    metadata,
+    _id(),
+    _ref("policy_id", "policies.id"),
+    _text("monitor"),
+    _text("severity"),
+    _text("reaction"),
+    _text("summary"),
+    _json("numbers"),
+    _time("created_at"),
+    sa.Index(None, "policy_id", "id"),
+)
+
+watches = sa.Table(
+    "watches",
+    metadata,
+    _ref("policy_id", "policies.id", key=True),
+    _count("position"),
+    _json("state"),
+    _json("overrides"),
+    _time("updated_at"),
 )
 
 edges = sa.Table(

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 import numpy as np
@@ -23,9 +23,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from edge.app import running
 from edge.settings import Settings
 from kernels.signals import SIGNAL_SCHEMA, read
-from learners.bundle import Bundle, Golden, seal
+from learners.bundle import Bundle, seal
 from learners.exploration import Exploration
 from learners.features import Schema
+from learners.lineup import Golden
 from learners.records import Arm, Card
 from learners.scorers.linear import Linear
 
@@ -34,6 +35,7 @@ FOREIGN_KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(1, 33)))
 TRUSTED = base64.b64encode(KEY.public_key().public_bytes_raw()).decode()
 ARMS = ("small", "medium", "large")
 UNIFORM = Exploration("uniform")
+Record = TypeVar("Record")
 
 
 def make_bundle(
@@ -73,10 +75,10 @@ def make_bundle(
     return replaced(bundle, golden=(Golden(context, arms, found),))
 
 
-def replaced(bundle: Bundle, **changes: Any) -> Bundle:
-    """The same bundle with other fields."""
-    names = bundle.__dataclass_fields__
-    return Bundle(**({name: getattr(bundle, name) for name in names} | changes))
+def replaced(of: Record, **changes: Any) -> Record:
+    """The same record (a bundle, a challenger) with other fields."""
+    names = of.__dataclass_fields__  # type: ignore[attr-defined]
+    return type(of)(**({name: getattr(of, name) for name in names} | changes))
 
 
 @dataclass

@@ -1,6 +1,6 @@
 from kernels.signals import read
-from learners.bundle import Golden
 from learners.cascade import Plan, Step, scorer
+from learners.lineup import Golden
 from tests.edge.doubles import ARMS, control_plane, edge, eventually, make_bundle, replaced
 from tests.edge.ready import run
 

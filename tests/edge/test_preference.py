@@ -4,8 +4,8 @@ import pytest
 from edge.errors import ProblemError
 from edge.preference import MAX_NAME, MAX_PARTS, read_preference
 from kernels.signals import read
-from learners.bundle import Golden
 from learners.exploration import Exploration
+from learners.lineup import Golden
 from learners.scorers.mixed import Mixed
 from tests.edge.doubles import (
     ARMS,

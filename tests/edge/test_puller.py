@@ -11,8 +11,9 @@ from edge import puller
 from edge.app import again
 from edge.backoff import Backoff
 from edge.shelf import Kept, Shelf
-from learners.bundle import MAX_BUNDLE_BYTES, Golden, seal
+from learners.bundle import MAX_BUNDLE_BYTES, seal
 from learners.features import Schema
+from learners.lineup import Golden
 from learners.scorers.linear import Linear
 from tests.edge.doubles import (
     ARMS,

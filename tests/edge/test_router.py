@@ -1,15 +1,19 @@
 from datetime import UTC, datetime, timedelta
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.errors import ProblemError
 from edge.router import NoArmError, decide, eligible_arms
-from learners.errors import ContextError
+from learners.bundle import Bundle, seal, unseal
+from learners.errors import BundleError, ContextError
 from learners.exploration import Exploration
 from learners.ids import uuid7
-from tests.edge.doubles import ARMS, make_bundle
+from learners.lineup import Challenger, Golden, Lineup, Split, Variant
+from learners.scorers.linear import Linear
+from tests.edge.doubles import ARMS, KEY, make_bundle, replaced
 
 AT = datetime.now(UTC)
 SOFT = Exploration("softmax", floor=0.1, temperature=2.0)
@@ -93,3 +97,65 @@ def test_unknown_arms_and_empty_choices_are_refused_by_field(given, field):
     assert caught.value.status == 422
     assert caught.value.members["field"] == field
     assert "small" in caught.value.members["remedy"]
+
+
+def staged(share: float) -> Bundle:
+    """The bundle with version 7, which always takes `large`, in a canary and as a shadow."""
+    weights = np.zeros((len(ARMS), BUNDLE.schema.dimension))
+    weights[ARMS.index("large"), 0] = 1.0
+    other = Challenger(
+        7, "always_large", BUNDLE.schema, Linear(ARMS, weights, Exploration("greedy", floor=0.2))
+    )
+    split = Split(
+        "canary",
+        "s",
+        "session",
+        (Variant("canary", share, 7), Variant("control", 1.0 - share)),
+    )
+    return replaced(BUNDLE, lineup=Lineup((other,), (split,), (7,)), golden=())
+
+
+def test_the_version_that_a_session_belongs_to_decides_with_its_own_probabilities():
+    bundle = staged(0.5)
+    seen = set()
+    for number in range(200):
+        session = f"session-{number % 20}"
+        found = decide(
+            bundle, CONTEXT, decision_id=an_id(number), at=AT, eligible=ARMS, session_id=session
+        )
+        exact = bundle.distribution(CONTEXT, ARMS, version=found.version)
+        assert found.propensity == exact[bundle.index[found.action]]
+        assert found.version == (7 if found.variant == "canary" else bundle.version)
+        seen.add((session, found.variant))
+    assert len(seen) == 20
+    assert {variant for _, variant in seen} == {"canary", "control"}
+
+
+def test_a_shadow_says_what_it_would_have_done_and_changes_nothing():
+    bundle = staged(0.0)
+    assert bundle.digest != BUNDLE.digest
+    drawn = []
+    for number in range(300):
+        found = decide(bundle, CONTEXT, decision_id=an_id(number), at=AT, eligible=ARMS)
+        assert found.version == bundle.version
+        [shadow] = found.shadows
+        exact = bundle.distribution(CONTEXT, ARMS, version=7)
+        assert shadow.propensity == exact[bundle.index[shadow.action]]
+        assert shadow.served == exact[bundle.index[found.action]]
+        drawn.append(shadow.action == "large")
+    assert sum(drawn) / len(drawn) == pytest.approx(1 - 0.2 * 2 / 3, abs=0.08)
+
+
+def test_a_sealed_line_up_comes_back_whole_and_tests_itself():
+    bundle = staged(0.5)
+    [other] = bundle.lineup.challengers
+    exact = tuple(bundle.distribution(CONTEXT, ARMS, version=7).tolist())
+    told = replaced(other, golden=(Golden(CONTEXT, ARMS, exact),))
+    whole = replaced(bundle, lineup=Lineup((told,), bundle.lineup.splits, (7,)))
+    read = unseal(seal(whole, [KEY]), [KEY.public_key()])
+    read.self_test()
+    assert read.digest == whole.digest
+    assert read.lineup.splits == whole.lineup.splits
+    wrong = replaced(other, golden=(Golden(CONTEXT, ARMS, (0.2, 0.3, 0.5)),))
+    with pytest.raises(BundleError, match="chat@7 serial 1: golden vector 0"):
+        replaced(bundle, lineup=Lineup((wrong,), bundle.lineup.splits, (7,))).self_test()

@@ -3,10 +3,11 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from learners.bundle import Bundle, Golden
+from learners.bundle import Bundle
 from learners.errors import BundleError, ContextError
 from learners.exploration import Exploration
 from learners.features import Feature, Schema
+from learners.lineup import Golden
 from learners.preferences import MAX_FACTOR, check_factor, in_context, mixes
 from learners.records import Arm
 from learners.rewards import GATE_PART

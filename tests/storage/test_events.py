@@ -116,7 +116,7 @@ def test_many_episodes_in_one_batch_need_few_locks(ground: Ground):
         rows: list[tuple[Any, ...]] = [
             (
                 i, ground.project_id, ground.policy_id, 1, 1, "d", T0, {}, ["a"], [1.0], "a", 1.0,
-                "policy", None, None, f"run-{i}", None, T0,
+                "policy", None, None, f"run-{i}", None, T0, None, None, None, None,
             )
             for i in lines
         ]  # fmt: skip

@@ -1,0 +1,92 @@
+"""Who else a bundle brings: shares, layers, and what is refused."""
+
+import json
+
+import pytest
+
+from learners.errors import BundleError
+from learners.lineup import Lineup, Split, Variant, units_of
+
+HALVES = (Variant("canary", 0.25, 7), Variant("control", 0.75))
+
+
+def split(**changes: object) -> Split:
+    given = {"name": "canary", "salt": "s", "unit": "session", "variants": HALVES, **changes}
+    return Split(**given)  # type: ignore[arg-type]
+
+
+def users(count: int) -> list[dict[str, str]]:
+    return [units_of(f"decision-{n}", user=f"user-{n}") for n in range(count)]
+
+
+def test_a_unit_keeps_its_variant_and_shares_are_kept():
+    one = split(unit="user")
+    found = [one.assign(units) for units in users(20_000)]
+    again = [split(unit="user").assign(units) for units in users(20_000)]
+    assert found == again
+    share = sum(a is not None and a.variant == "canary" for a in found) / len(found)
+    assert share == pytest.approx(0.25, abs=0.0125)  # four standard errors
+
+
+def test_a_share_that_grows_keeps_its_units():
+    small, large = (
+        split(unit="user"),
+        split(unit="user", variants=(Variant("canary", 0.5, 7), Variant("control", 0.5))),
+    )
+    for units in users(2_000):
+        before, after = small.assign(units), large.assign(units)
+        assert before is not None
+        assert after is not None
+        assert before.variant != "canary" or after.variant == "canary"
+
+
+def test_parts_of_a_layer_are_disjoint_and_other_layers_independent():
+    low = split(unit="user", layer="prices", start=0.0, end=0.5)
+    high = split(unit="user", layer="prices", start=0.5, end=1.0, salt="other")
+    elsewhere = split(unit="user", layer="tone", start=0.0, end=0.5)
+    both = 0
+    for units in users(4_000):
+        assert (low.assign(units) is None) != (high.assign(units) is None)
+        both += low.assign(units) is not None and elsewhere.assign(units) is not None
+    assert both / 4_000 == pytest.approx(0.25, abs=0.03)
+
+
+def test_a_request_without_a_session_is_one_of_its_own_and_without_a_user_belongs_to_none():
+    assert split().assign(units_of("d-1")) is not None
+    assert split(unit="user").assign(units_of("d-1")) is None
+
+
+def test_the_hash_of_a_unit_tells_nobody_who_it_is():
+    found = split(unit="user").assign(units_of("d", user="ann@example.org"))
+    assert found is not None
+    assert "ann" not in found.unit
+    assert found.unit != getattr(
+        split(unit="user", salt="t").assign(units_of("d", user="ann@example.org")), "unit", ""
+    )
+
+
+def test_a_split_comes_back_as_it_was_written():
+    one = split(layer="prices", start=0.25, end=0.75)
+    assert Split.from_json(json.loads(json.dumps(one.as_json()))) == one
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"unit": "house"}, "unit 'house'"),
+        ({"variants": (Variant("a", 0.5), Variant("b", 0.6))}, "do not sum to 1"),
+        ({"variants": (Variant("a", 0.5), Variant("a", 0.5))}, "comes twice"),
+        ({"variants": ()}, "0 variants"),
+        ({"start": 0.5, "end": 0.5}, "a part of"),
+    ],
+)
+def test_what_is_no_split_is_refused(changes: dict[str, object], told: str):
+    with pytest.raises(BundleError, match=told):
+        split(**changes)
+
+
+def test_a_version_that_is_named_must_be_brought():
+    with pytest.raises(BundleError, match=r"\['7'\] are named"):
+        Lineup(splits=(split(),))
+    with pytest.raises(BundleError, match=r"\['9'\] are named"):
+        Lineup(shadows=(9,))
