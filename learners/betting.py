@@ -200,15 +200,17 @@ def start(
 
     Args:
         span: lowest and highest value; an infinite highest one gives a lower bound only.
-        means: range of the mean; by default the span.
+        means: range of the mean, cut to the span; by default the span.
         level: of the sequence.
         points: of the grid over ``means``: the bounds are as coarse.
 
     Raises:
         EstimateError: Ranges, level or points make no sequence.
     """
+    bottom, top = means or span
+    within = (max(bottom, span[0]), min(top, span[1]))
     falling = np.zeros(points) if math.isfinite(span[1]) else None
-    return Betting(span, means or span, level, np.zeros(points), falling)
+    return Betting(span, within, level, np.zeros(points), falling)
 
 
 @dataclass(frozen=True, slots=True)
