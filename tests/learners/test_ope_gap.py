@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy import stats
 
 from learners import ope
 from learners.interactions import Interactions
@@ -65,6 +66,6 @@ def test_each_bound_has_one_more_row_as_bad_as_one_can_be() -> None:
     worse = np.append(gap, -0.5)
     assert padded.value == plain.value
     assert padded.low == pytest.approx(
-        worse.mean() - 1.959964 * worse.std(ddof=1) / np.sqrt(5), abs=1e-6
+        worse.mean() - stats.t.ppf(0.975, 4) * worse.std(ddof=1) / np.sqrt(5), abs=1e-6
     )
     assert padded.high > plain.high
