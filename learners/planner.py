@@ -1,0 +1,244 @@
+"""How many decisions until a difference can be seen: asked before an experiment or a canary.
+
+Three ways to see it: ``fixed``, an interval that is looked at once (CLT); ``anytime``, the
+asymptotic confidence sequence of :mod:`learners.sequences`, looked at always; ``ab``, the latter
+on a split of the traffic (:mod:`learners.experiments`). The first two judge a policy on the log of
+another: what a decision tells then depends on how much the log explores.
+
+The answer is when the lower bound of a true difference of x is above the margin with the asked
+power. For ``anytime`` that is the power at the last look alone, so it is reached somewhat earlier.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from learners.errors import EstimateError
+from learners.sequences import FEWEST, boundary, tuning
+
+Method = Literal["fixed", "anytime", "ab"]
+_NAMES: dict[Method, str] = {
+    "fixed": "on a log, looked at once",
+    "anytime": "on a log, looked at any time",
+    "ab": "by an A/B split, looked at any time",
+}
+MOST_DECISIONS = 10**15
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """What one decision tells of the difference.
+
+    Attributes:
+        deviation: standard deviation of its influence value.
+        worst: largest distance that one row's influence value could have from 0: each bound is
+            taken with one more such row. 0 for none.
+    """
+
+    deviation: float
+    worst: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse what no log can have."""
+        if not (math.isfinite(self.deviation) and self.deviation > 0):
+            raise EstimateError(f"deviation {self.deviation} must be finite and above 0")
+        if not (math.isfinite(self.worst) and self.worst >= 0):
+            raise EstimateError(f"worst {self.worst} must be finite and at least 0")
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is to be seen.
+
+    Attributes:
+        difference: true one, in the reward's unit, beyond the margin.
+        requests_per_day: of this policy; all of them are decisions.
+        power: chance to see it.
+        level: of the two-sided interval.
+        design_effect: by how much rows of one session or user tell less than independent ones.
+    """
+
+    difference: float
+    requests_per_day: float
+    power: float = 0.8
+    level: float = 0.95
+    design_effect: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse what has no answer."""
+        if not (math.isfinite(self.difference) and self.difference > 0):
+            raise EstimateError(f"difference {self.difference} must be finite and above 0")
+        if not (math.isfinite(self.requests_per_day) and self.requests_per_day > 0):
+            raise EstimateError(f"requests_per_day {self.requests_per_day} must be above 0")
+        if not (0.0 < self.power < 1.0 and 0.0 < self.level < 1.0):
+            raise EstimateError(f"power {self.power} and level {self.level} must be in (0, 1)")
+        if not (math.isfinite(self.design_effect) and self.design_effect > 0):
+            raise EstimateError(f"design_effect {self.design_effect} must be above 0")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The answer.
+
+    Attributes:
+        method: how the difference is looked for.
+        question: what was asked.
+        spread: what one decision tells.
+        decisions: until the difference is seen with the asked power.
+        typical: until it is seen in half of the cases.
+        days: ``decisions`` at this traffic.
+        sentence: for people.
+    """
+
+    method: Method
+    question: Question
+    spread: Spread
+    decisions: int
+    typical: int
+    days: float
+    sentence: str
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain numbers."""
+        return {
+            "method": self.method,
+            "difference": self.question.difference,
+            "level": self.question.level,
+            "power": self.question.power,
+            "requests_per_day": self.question.requests_per_day,
+            "design_effect": self.question.design_effect,
+            "deviation": self.spread.deviation,
+            "worst": self.spread.worst,
+            "decisions": self.decisions,
+            "typical": self.typical,
+            "days": self.days,
+            "sentence": self.sentence,
+        }
+
+
+def plan(question: Question, spread: Spread, method: Method = "anytime") -> Plan:
+    """The answer for one method.
+
+    Args:
+        question: what is to be seen.
+        spread: of :func:`of_influence` or :func:`of_exploration` for a log, of :func:`of_split`
+            for ``ab``.
+        method: how it is looked for.
+
+    Raises:
+        EstimateError: It would take more than 10¹⁵ decisions.
+    """
+    decisions = _first(lambda n: _seen(n, n, question, spread, method) >= question.power)
+    typical = _first(lambda n: _seen(n, decisions, question, spread, method) >= 0.5)
+    typical = min(typical, decisions)
+    days = decisions / question.requests_per_day
+    sentence = (
+        f"A difference of {question.difference:.4g} is seen {_NAMES[method]}, with "
+        f"{question.power:.0%} chance within {decisions:,} decisions ({_time(days)} at "
+        f"{question.requests_per_day:,.0f} a day), in half of the cases within {typical:,}."
+    )
+    return Plan(method, question, spread, decisions, typical, days, sentence)
+
+
+def _seen(n: float, tuned_for: float, question: Question, spread: Spread, method: Method) -> float:
+    """Chance that after n decisions the lower bound is above 0."""
+    if method == "fixed":
+        far = NormalDist().inv_cdf(0.5 + question.level / 2)
+    else:
+        far = float(boundary(np.array([n]), tuning(tuned_for, question.level), question.level)[0])
+    independent = n / question.design_effect
+    reach, square, rows = question.difference, spread.deviation**2, n
+    if spread.worst > 0:
+        fall = spread.worst + question.difference
+        reach, rows = reach - fall / (n + 1), n + 1
+        square += fall * fall / rows
+    noise = spread.deviation / math.sqrt(independent)
+    half = far * math.sqrt(square / independent)
+    return NormalDist().cdf((reach - half) / noise)
+
+
+def _first(enough: Callable[[float], bool]) -> int:
+    """The smallest number of decisions, at least those below which nothing is said."""
+    low, high = FEWEST - 1, FEWEST
+    while not enough(high):
+        low, high = high, 2 * high
+        if high > MOST_DECISIONS:
+            raise EstimateError(
+                f"more than {MOST_DECISIONS:,} decisions: explore more, or ask for a larger "
+                "difference"
+            )
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
+
+
+def of_influence(gap: NDArray[np.float64], *, worst: float = 0.0) -> Spread:
+    """From a log: the paired influence values of candidate − champion, shape ``(n,)``.
+
+    Raises:
+        EstimateError: Fewer than two, or all alike.
+    """
+    if len(gap) < 2:
+        raise EstimateError(f"{len(gap)} influence values: give two or more")
+    return Spread(float(gap.std(ddof=1)), worst)
+
+
+def of_exploration(
+    arms: int, exploration: float, reward_deviation: float, differ: float, *, worst_row: bool = True
+) -> Spread:
+    """Without a log: two policies that explore alike, and choose otherwise on a share of requests.
+
+    Both give each of the K arms exploration/K and their favourite the rest. On a request on which
+    they differ the weights are ±(1 − ε) over the logged probability, of two arms; elsewhere the
+    two are alike and the request tells nothing. The log is the champion's, the reward model of
+    the doubly robust estimate is taken to be right on average.
+
+    Args:
+        arms: K, at least 2.
+        exploration: ε in (0, 1).
+        reward_deviation: standard deviation of what the reward model leaves unexplained.
+        differ: share of requests on which their favourites differ, in (0, 1].
+        worst_row: whether bounds are taken with one more row, as bad as one could be; a reward's
+            range is taken as twice the deviation, as of a fair coin.
+
+    Raises:
+        EstimateError: A number is out of range.
+    """
+    if arms < 2 or not 0.0 < exploration < 1.0 or not 0.0 < differ <= 1.0:
+        raise EstimateError(
+            f"arms {arms}, exploration {exploration}, differ {differ}: give at least 2, in (0, 1), "
+            "in (0, 1]: without exploration no log shows what another choice would have earned"
+        )
+    rare = exploration / arms
+    moved = 1.0 - exploration
+    square = differ * moved**2 * (1.0 / rare + 1.0 / (moved + rare)) * reward_deviation**2
+    worst = 2.0 * reward_deviation * moved / rare if worst_row else 0.0
+    return Spread(math.sqrt(square), worst)
+
+
+def of_split(reward_deviation: float, share: float = 0.5, *, explained: float = 0.0) -> Spread:
+    """Of an A/B split: per decision of both sides together.
+
+    Args:
+        reward_deviation: standard deviation of a request's reward.
+        share: of the traffic that the new variant gets.
+        explained: share of the variance that a covariate takes out (CUPED).
+
+    Raises:
+        EstimateError: A share is out of range.
+    """
+    if not 0.0 < share < 1.0 or not 0.0 <= explained < 1.0:
+        raise EstimateError(f"share {share} must be in (0, 1), explained {explained} in [0, 1)")
+    return Spread(reward_deviation * math.sqrt((1.0 - explained) / (share * (1.0 - share))))
+
+
+def _time(days: float) -> str:
+    if days < 2 / 24:
+        return f"{days * 24 * 60:.0f} minutes"
+    return f"{days * 24:.0f} hours" if days < 2 else f"{days:,.0f} days"
