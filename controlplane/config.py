@@ -14,6 +14,7 @@ from learners import catalogue
 from learners.contract import Spec
 from learners.errors import LearnersError
 from learners.features import Schema
+from learners.lineup import Dispatch
 from learners.quality_gate import QualityGate
 
 BASELINE = "best_fixed"
@@ -149,6 +150,22 @@ class SourcesConfig:
 
 
 @dataclass(frozen=True)
+class ShadowDispatchConfig(Dispatch):
+    """How much of the traffic is also sent to a shadow's arm; see there. A share of 0: none."""
+
+    __pydantic_config__ = _STRICT
+
+    def __post_init__(self) -> None:
+        """Refuse what is no share, no budget and no bound."""
+        for name, good in self.bounds().items():
+            if not good:
+                raise SettingError(
+                    f"shadow_dispatch.{name}",
+                    f"shadow_dispatch.{name} is {getattr(self, name)}: out of range",
+                )
+
+
+@dataclass(frozen=True)
 class PolicyConfig:
     """How a policy learns.
 
@@ -160,6 +177,7 @@ class PolicyConfig:
         auto_promote: whether a passed verdict publishes; otherwise it waits for a person.
         max_interactions: the newest part of the log that a round reads.
         sources: whose feedback counts, and for how much.
+        shadow_dispatch: how many requests an edge also sends to a shadow's arm.
     """
 
     __pydantic_config__ = _STRICT
@@ -173,6 +191,7 @@ class PolicyConfig:
     seed: int = 0
     gate: GateConfig = field(default_factory=GateConfig)
     sources: SourcesConfig = field(default_factory=SourcesConfig)
+    shadow_dispatch: ShadowDispatchConfig = field(default_factory=ShadowDispatchConfig)
 
     def __post_init__(self) -> None:
         """Refuse unknown learners, features that cannot be encoded, and no exploration at all."""

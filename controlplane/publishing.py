@@ -15,7 +15,7 @@ from controlplane.errors import GateError, InvalidError, NotFoundError, StaleErr
 from controlplane.lineups import NOBODY, Cast, cast_of
 from learners.bundle import Bundle, arm_from_json, seal
 from learners.features import Feature, Schema
-from learners.lineup import Challenger, Golden, Lineup
+from learners.lineup import Challenger, Dispatch, Golden, Lineup
 from learners.records import Arm, Context, ContextValue
 from learners.scorers.base import Scorer
 from storage import policies, versions
@@ -237,7 +237,10 @@ def assemble(
         learner=version.learner,
         wait_s=wait_s,
         lineup=Lineup(
-            tuple(_challenger(one, arms, config) for one in challengers), cast.splits, cast.shadows
+            tuple(_challenger(one, arms, config) for one in challengers),
+            cast.splits,
+            cast.shadows,
+            _dispatch(cast, config),
         ),
     )
     others = tuple(
@@ -249,6 +252,14 @@ def assemble(
 
 def _served(version: StoredVersion, arms: Sequence[Arm], config: PolicyConfig) -> Scorer:
     return scorers.load(version).over([arm.name for arm in arms]).floored(config.floor)
+
+
+def _dispatch(cast: Cast, config: PolicyConfig) -> Dispatch | None:
+    """What the policy asks for, where there is a shadow whose arms can be asked."""
+    asked = config.shadow_dispatch
+    if not cast.shadows or asked.share == 0:
+        return None
+    return Dispatch(asked.share, asked.usd_per_hour, asked.max_in_flight)
 
 
 def _challenger(version: StoredVersion, arms: Sequence[Arm], config: PolicyConfig) -> Challenger:

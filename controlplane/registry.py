@@ -210,9 +210,9 @@ def put_policy(
     return found
 
 
-def _served(pool_id: UUID, config: PolicyConfig) -> tuple[UUID, str | None, float]:
+def _served(pool_id: UUID, config: PolicyConfig) -> tuple[object, ...]:
     """What of a policy's settings the edges see."""
-    return pool_id, config.fallback_arm, config.floor
+    return pool_id, config.fallback_arm, config.floor, config.shadow_dispatch
 
 
 def find_policy(connection: sa.Connection, project_id: UUID, name: str) -> StoredPolicy:

@@ -23,6 +23,8 @@ MAX_SHADOWS = 4
 MAX_CHALLENGERS = 16
 MAX_SPLITS = 16
 MAX_VARIANTS = 8
+MAX_IN_FLIGHT = 256
+MAX_USD_PER_HOUR = 1e6
 _TOLERANCE = 1e-9
 _UNIT_DIGITS = 16
 
@@ -211,6 +213,49 @@ class Split:
 
 
 @dataclass(frozen=True)
+class Dispatch:
+    """Requests that an edge also sends to a shadow's arm, off the user's path.
+
+    Attributes:
+        share: of the requests, at most; 0 sends none.
+        usd_per_hour: what they may cost in any hour, by the arms' cards, at each edge. 0 lets only
+            arms be asked that cost nothing.
+        max_in_flight: at once, at each edge; what comes while all are busy is not sent.
+    """
+
+    share: float = 0.0
+    usd_per_hour: float = 0.0
+    max_in_flight: int = 4
+
+    def __post_init__(self) -> None:
+        """Refuse what is no share, no budget and no bound."""
+        for name, good in self.bounds().items():
+            if not good:
+                raise BundleError(f"dispatch.{name} is {getattr(self, name)}: out of range")
+
+    def bounds(self) -> dict[str, bool]:
+        """Whether each setting is within its range."""
+        return {
+            "share": 0 <= self.share <= 1,
+            "usd_per_hour": 0 <= self.usd_per_hour <= MAX_USD_PER_HOUR,
+            "max_in_flight": 1 <= self.max_in_flight <= MAX_IN_FLIGHT,
+        }
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain form for a manifest."""
+        return {
+            "share": self.share,
+            "usd_per_hour": self.usd_per_hour,
+            "max_in_flight": self.max_in_flight,
+        }
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> "Dispatch":
+        """What :meth:`as_json` wrote."""
+        return cls(float(row["share"]), float(row["usd_per_hour"]), int(row["max_in_flight"]))
+
+
+@dataclass(frozen=True)
 class Lineup:
     """Everybody but the champion.
 
@@ -218,11 +263,13 @@ class Lineup:
         challengers: the versions that are brought.
         splits: the first that a request belongs to says which version decides it.
         shadows: versions, among the challengers, that are asked and do not decide.
+        dispatch: how many requests are also sent to a shadow's arm; None: none.
     """
 
     challengers: tuple[Challenger, ...] = ()
     splits: tuple[Split, ...] = ()
     shadows: tuple[int, ...] = ()
+    dispatch: Dispatch | None = None
 
     def __post_init__(self) -> None:
         """Refuse versions that are named and not brought, or brought twice, and too many."""
@@ -237,6 +284,8 @@ class Lineup:
         missing = (named | set(self.shadows)) - {None} - set(known)
         if missing:
             raise BundleError(f"versions {sorted(map(str, missing))} are named and not brought")
+        if self.dispatch is not None and not self.shadows:
+            raise BundleError("requests are to be sent to a shadow's arm, and there is no shadow")
 
     @property
     def empty(self) -> bool:
@@ -257,6 +306,8 @@ class Lineup:
             "challengers": [challenger.as_json() for challenger in self.challengers],
             "splits": [split.as_json() for split in self.splits],
             "shadows": list(self.shadows),
+            # Left out where there is none: edges that do not know it take the rest.
+            **({} if self.dispatch is None else {"dispatch": self.dispatch.as_json()}),
         }
 
     def tensors(self) -> dict[str, Any]:
@@ -277,6 +328,7 @@ class Lineup:
             ),
             splits=tuple(map(Split.from_json, row["splits"])),
             shadows=tuple(int(version) for version in row["shadows"]),
+            dispatch=Dispatch.from_json(row["dispatch"]) if "dispatch" in row else None,
         )
 
 

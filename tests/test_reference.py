@@ -23,7 +23,13 @@ from controlplane.api.wire import (
     RewardGateBody,
     TermBody,
 )
-from controlplane.config import GateConfig, LearnerConfig, QualityConfig, SourcesConfig
+from controlplane.config import (
+    GateConfig,
+    LearnerConfig,
+    QualityConfig,
+    ShadowDispatchConfig,
+    SourcesConfig,
+)
 from controlplane.simulation.tables import _MEASURES, _QUERY_COLUMNS
 from feedback.metrics import OUTCOMES, Metric
 from kernels.signals import SIGNAL_SCHEMA
@@ -44,6 +50,7 @@ DECLARED: dict[str, Any] = {
     "Quality gate": QualityConfig,
     "Gate": GateConfig,
     "Sources": SourcesConfig,
+    "Shadow dispatch": ShadowDispatchConfig,
     "Feature": Feature,
     "Reward": RewardBody,
     "Term": TermBody,

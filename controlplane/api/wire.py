@@ -5,7 +5,13 @@ from typing import Annotated, Any, Literal
 from fastapi import Path
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from controlplane.config import GateConfig, LearnerConfig, PolicyConfig, SourcesConfig
+from controlplane.config import (
+    GateConfig,
+    LearnerConfig,
+    PolicyConfig,
+    ShadowDispatchConfig,
+    SourcesConfig,
+)
 from controlplane.registry import ALIGN_WINDOW
 from feedback.metrics import Aggregation, Level, MetricType
 from learners.terms import Normaliser
@@ -151,6 +157,7 @@ class PolicyBody(Body):
     seed: Annotated[int, Field(ge=0, le=2**31)] = _POLICY.seed
     gate: GateConfig = _POLICY.gate
     sources: SourcesConfig = _POLICY.sources
+    shadow_dispatch: ShadowDispatchConfig = _POLICY.shadow_dispatch
 
 
 class FeedbackBody(Body):

@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controlplane import publishing, registry
-from controlplane.config import PolicyConfig
+from controlplane.config import PolicyConfig, ShadowDispatchConfig
 from controlplane.errors import GateError, InvalidError, NotFoundError, StaleError
 from controlplane.publishing import ROLLBACK, Publisher, predecessor
 from learners.bundle import unseal
+from learners.lineup import Dispatch
 from learners.records import Card
 from storage import versions
 from tests.controlplane.learning_world import ARMS, NOW, PUBLISHER, SIGNER, World, arm
@@ -101,6 +102,23 @@ def test_each_signing_key_signs(engine: sa.Engine) -> None:
     assert stored is not None
     trusted = [SIGNER.public_key(), second.public_key()]
     assert unseal(stored.body, trusted, threshold=2).serial == 2
+
+
+def test_shadow_dispatch_reaches_the_edges_while_there_is_a_shadow(engine: sa.Engine) -> None:
+    world = World(engine, config={"shadow_dispatch": {"share": 0.1, "usd_per_hour": 2.0}})
+    add_versions(world, 1)
+    assert world.bundle().lineup.empty
+    with engine.begin() as connection:
+        versions.put_alias(connection, world.policy.id, "shadow", 2, NOW)
+        publishing.republish(connection, PUBLISHER, world.policy.id, reason="shadow", now=NOW)
+    assert world.bundle().lineup.dispatch == Dispatch(0.1, 2.0, 4)
+    with engine.begin() as connection:
+        registry.put_policy(
+            connection, PUBLISHER, world.project_id, name="chat", pool="main",
+            config=replace(world.settings(), shadow_dispatch=ShadowDispatchConfig()), now=NOW,
+        )  # fmt: skip
+    assert world.bundle().lineup.shadows == (2,)
+    assert world.bundle().lineup.dispatch is None
 
 
 def test_a_version_that_does_not_exist_is_not_published(engine: sa.Engine) -> None:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from learners.errors import BundleError
-from learners.lineup import Lineup, Split, Variant, units_of
+from learners.lineup import Dispatch, Lineup, Split, Variant, units_of
 
 HALVES = (Variant("canary", 0.25, 7), Variant("control", 0.75))
 
@@ -90,3 +90,18 @@ def test_a_version_that_is_named_must_be_brought():
         Lineup(splits=(split(),))
     with pytest.raises(BundleError, match=r"\['9'\] are named"):
         Lineup(shadows=(9,))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"share": 1.1}, {"usd_per_hour": float("nan")}, {"max_in_flight": 0}]
+)
+def test_a_dispatch_out_of_range_is_refused(changes: dict[str, float]):
+    with pytest.raises(BundleError, match=rf"dispatch\.{next(iter(changes))} is .*: out of range"):
+        Dispatch(**changes)  # type: ignore[arg-type]
+
+
+def test_a_dispatch_comes_back_as_it_was_written_and_needs_a_shadow():
+    one = Dispatch(0.25, 1.5, 2)
+    assert Dispatch.from_json(json.loads(json.dumps(one.as_json()))) == one
+    with pytest.raises(BundleError, match="there is no shadow"):
+        Lineup(dispatch=one)
