@@ -20,7 +20,9 @@ MAX_ARMS = 1024
 
 Promise = Literal["batch", "order", "blind"]
 """``batch``: learning in pieces equals learning at once. ``order``: so does any order of the log,
-so that late and reordered feedback gives the same state. Both up to rounding. ``blind``: it
+so that late and reordered feedback gives the same state. Both up to rounding. Without ``order``,
+rows that are put in the log's order again give the same bytes, and rows learnt as they come a state
+that keeps all else that is promised: bounded, finite, and the better arm found. ``blind``: it
 reads no reward, so where nothing else tells the arms apart each eligible one stays as likely;
 without it the better arm is found."""
 

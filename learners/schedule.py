@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from learners.contract import Params, resolve_params
 from learners.errors import SpecError
-from learners.exploration import Exploration, ExplorationKind
+from learners.exploration import KINDS, Exploration, ExplorationKind
 from learners.interactions import Interactions
 
 EXPLORATION_PARAMS: Params = {
@@ -154,9 +154,15 @@ def checked_params(
         limits: the least value of each parameter of its own.
 
     Raises:
-        SpecError: A name is unknown, or a value has the wrong type or is out of range.
+        SpecError: A name is unknown, a value has the wrong type or is out of range, or a learner
+            whose members do not vote is to explore by votes.
     """
     params = resolve_params(learner, defaults, given)
+    if params["exploration"] == "votes" and defaults["exploration"] != "votes":
+        raise SpecError(
+            f"{learner}.exploration is 'votes', which needs an ensemble whose members vote: give "
+            f"{', '.join(kind for kind in KINDS if kind != 'votes')}"
+        )
     at_least(learner, params, limits)
     explore(params, Moments())
     return params

@@ -13,12 +13,14 @@ from scipy import stats
 from learners import catalogue
 from learners.contract import Learner, Params, Spec
 from learners.errors import InteractionError, SnapshotError, SpecError
-from learners.exploration import draw, unit_interval
-from learners.interactions import Interactions
+from learners.exploration import KINDS, draw, unit_interval
+from learners.interactions import Interactions, joined
 from learners.records import MAX_ABS_REWARD
 from learners.scorers import base
 
 ARMS = 5
+T0 = 1.7e9
+"""Seconds since 1970 of a log's first decision."""
 FALSE_ALARM = 1e-6
 """Of one chi-square test; the seed is fixed, so what passes once passes always."""
 
@@ -92,6 +94,48 @@ def test_any_order_of_the_log_gives_the_same_policy(learner, spec_of, log_of):
     in_time = learner.learn(learner.init(spec_of()), log)
     first, second = (learner.freeze(state).scores(log.x) for state in (in_time, late))
     assert np.allclose(first, second, rtol=0, atol=1e-8)
+
+
+def test_late_feedback_learnt_in_the_logs_order_gives_the_bytes_of_feedback_in_time(
+    learner, spec_of, log_of
+):
+    # Who does not promise `order` is given the log as it is read: each row in its own place,
+    # whenever its feedback came. Whoever trained on what had arrived by then stays as it was.
+    log = replace(log_of(150, ARMS), at=T0 + 60.0 * np.arange(150))
+    in_time = learner.learn(learner.init(spec_of()), log)
+    arrived = np.random.default_rng(7).permutation(150)
+    first = log.rows(np.sort(arrived[:70]))
+    meanwhile = learner.learn(learner.init(spec_of()), first)
+    before = learner.snapshot(meanwhile)
+    whole = joined([first, log.rows(arrived[70:])])
+    sorted_again = whole.rows(np.argsort(whole.at, kind="stable"))
+    again = learner.learn(learner.init(spec_of()), sorted_again)
+    assert learner.snapshot(again) == learner.snapshot(in_time)
+    assert learner.snapshot(meanwhile) == before
+
+
+def test_feedback_learnt_as_it_comes_in_any_order_harms_no_state(learner, spec_of, log_of):
+    # Not the same state without `order`, but one that keeps all else that is promised, though
+    # rows come hours late, before and after those of the same minute.
+    log = replace(log_of(400, 2), at=T0 + 60.0 * np.arange(400))
+    clear = replace(log, reward=np.where(log.action == 1, 0.8, 0.2), parts=np.empty((0, 0)))
+    in_time = learner.learn(learner.init(spec_of(2)), clear)
+    arrived = np.random.default_rng(3).permutation(400)
+    state = learner.init(spec_of(2))
+    for start, stop in ((0, 1), (1, 150), (150, 400)):
+        state = learner.learn(state, clear.rows(arrived[start:stop]))
+    scorer = learner.freeze(state)
+    assert np.isfinite(scorer.scores(log.x)).all()
+    spread = scorer.distribution(log.x, log.eligible)
+    assert np.allclose(spread.sum(axis=1), 1.0, atol=1e-12)
+    assert (spread[~log.eligible] == 0).all()
+    least = scorer.exploration.floor / log.eligible.sum(axis=1, keepdims=True)
+    assert ((spread >= least - 1e-15) | ~log.eligible).all()
+    if "blind" not in learner.PROMISES:
+        assert scorer.distribution(log.x, everything(log))[:, 1].mean() > 0.8
+    assert len(learner.snapshot(state)) < 1.5 * len(learner.snapshot(in_time)) + 4096
+    restored = learner.restore(spec_of(2), learner.snapshot(state))
+    assert learner.snapshot(restored) == learner.snapshot(state)
 
 
 def test_a_state_does_not_grow_with_the_log(learner, spec_of, log_of):
@@ -178,6 +222,28 @@ def test_it_works_with_few_and_many_arms(learner, spec_of, log_of, k):
     assert spread.shape == (120, k)
     assert np.allclose(spread.sum(axis=1), 1.0, atol=1e-9)
     assert (spread >= 0).all()
+
+
+@pytest.mark.parametrize("k", [1, 2, 200])
+def test_with_few_and_many_arms_its_choice_is_among_the_good_half_unless_it_is_blind(
+    learner, spec_of, log_of, k
+):
+    if "blind" in learner.PROMISES:
+        pytest.skip(f"{learner.__name__} prefers no arm")
+    log = log_of(max(60, 5 * k), k)
+    good = np.arange(k) % 2 == 0
+    # One context for all: four or five rows an arm tell nothing of what contexts are worth.
+    clear = replace(
+        log,
+        x=np.repeat(log.x[:1], len(log), axis=0),
+        reward=np.where(good[log.action], 0.8, 0.2),
+        parts=np.empty((0, 0)),
+    )
+    scorer = learner.freeze(learner.learn(learner.init(spec_of(k)), clear))
+    x, all_eligible = log.x[:1], np.ones((1, k), dtype=np.bool_)
+    assert scorer.greedy().distribution(x, all_eligible)[:, good].sum() == pytest.approx(1.0)
+    # Exploration spreads the rest, and never to the bad half's gain.
+    assert scorer.distribution(x, all_eligible)[:, good].sum() > 0.7
 
 
 def test_it_finds_the_better_of_two_arms_unless_it_is_blind(learner, spec_of, log_of):
@@ -291,10 +357,14 @@ def test_a_parameter_that_does_not_fit_is_refused_at_once(learner, spec_of, para
         learner.init(spec_of(params=params))
 
 
-@pytest.mark.parametrize("exploration", ["greedy", "squarecb", "softmax", "uniform"])
+@pytest.mark.parametrize("exploration", KINDS)
 def test_logged_propensities_are_those_of_100_000_draws(learner, spec_of, log_of, exploration):
     # The scorer's distribution is what is logged; the draws are what is served.
     spec = spec_of(params={"exploration": exploration, "floor": 0.1})
+    if exploration == "votes" and learner.PARAMS["exploration"] != "votes":
+        with pytest.raises(SpecError, match="votes"):
+            learner.init(spec)
+        return
     state = learner.learn(learner.init(spec), log_of(300, ARMS))
     log = log_of(1, ARMS, seed=6)
     (logged,) = learner.freeze(state).distribution(log.x, everything(log))
