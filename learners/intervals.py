@@ -77,11 +77,15 @@ def clustered(values: Floats, clusters: Ints | None = None) -> Clustered:
     if clusters.shape != values.shape:
         raise EstimateError(f"clusters {clusters.shape} are not {values.shape}")
     alone = clusters < 0
-    _, index = np.unique(clusters[~alone], return_inverse=True)
-    sums = np.bincount(index, weights=values[~alone])
+    index = clusters[~alone]
+    if index.max(initial=0) > 4 * len(values):  # numbers with few gaps need no sorting
+        index = np.unique(index, return_inverse=True)[1]
     sizes = np.bincount(index).astype(np.float64)
+    there = sizes > 0
+    sums = np.bincount(index, weights=values[~alone])[there]
+    alone_sizes = np.ones(int(alone.sum()))
     return Clustered(
-        np.concatenate([sums, values[alone]]), np.concatenate([sizes, np.ones(int(alone.sum()))])
+        np.concatenate([sums, values[alone]]), np.concatenate([sizes[there], alone_sizes])
     )
 
 

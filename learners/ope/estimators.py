@@ -21,6 +21,7 @@ import numpy as np
 
 from learners.ope.evaluations import Evaluation
 from learners.ope.logs import Floats, Ints, Log
+from learners.ope.models import chosen_contexts
 from learners.ope.rows import (
     ESTIMATORS,
     Estimator,
@@ -75,7 +76,9 @@ def evaluate_each(
     return {
         each: rows.evaluation(each)
         if each != "dm"
-        else regression(log, rows, rows.direct, np.ones(len(log)), distribution.T @ log.x)
+        else regression(
+            log, rows, rows.direct, np.ones(len(log)), chosen_contexts(log.x, distribution)
+        )
         for each in estimators
     }
 

@@ -15,6 +15,8 @@ Ints = NDArray[np.int64]
 
 FOLDS = 5
 RIDGE = 1.0
+_BLOCK = 1024
+"""Rows of a block whose two factors stay in the cache while they are multiplied."""
 
 
 def reward_model(log: Log, *, folds: int = FOLDS, clusters: Ints | None = None) -> Floats:
@@ -88,6 +90,15 @@ def _pieces(key: Ints, count: int) -> list[Ints]:
     return np.split(order, np.cumsum(np.bincount(key, minlength=count))[:-1])
 
 
+def chosen_contexts(x: Floats, distribution: Floats) -> Floats:
+    """``Σ_i π_ia x_i`` of each arm, shape ``(K, d)``, from ``(n, d)`` and ``(n, K)``."""
+    found = np.zeros((distribution.shape[1], x.shape[1]))
+    for start in range(0, len(x), _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        found += distribution[rows].T @ x[rows]
+    return found
+
+
 def implied_weights(log: Log, wanted: Floats) -> Floats:
     """What the regressions weigh each row's reward with, shape ``(n,)``.
 
@@ -97,7 +108,7 @@ def implied_weights(log: Log, wanted: Floats) -> Floats:
 
     Args:
         log: n rows.
-        wanted: ``Σ_i π_ia x_i`` for each arm, shape ``(K, d)``.
+        wanted: of :func:`chosen_contexts`, shape ``(K, d)``.
     """
     n, d = log.x.shape
     found = np.empty(n)

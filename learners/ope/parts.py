@@ -10,6 +10,7 @@ from learners.errors import EstimateError
 from learners.ope.estimators import policy_rows
 from learners.ope.evaluations import Evaluation
 from learners.ope.logs import Floats, Ints, Log
+from learners.ope.models import chosen_contexts
 from learners.ope.rows import (
     WITHOUT_MODEL,
     Estimator,
@@ -60,7 +61,8 @@ def by_segment(
     for number, name in enumerate(names.tolist()):
         inside = place == number
         if estimator == "dm":
-            mass, wanted = inside.astype(np.float64), distribution[inside].T @ log.x[inside]
+            mass = inside.astype(np.float64)
+            wanted = chosen_contexts(log.x[inside], distribution[inside])
             found[name] = regression(log, rows, rows.direct * mass, mass, wanted)
             continue
         part = rows.only(inside)

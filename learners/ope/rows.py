@@ -117,7 +117,7 @@ def regression(log: Log, rows: Rows, predicted: Floats, mass: Floats, wanted: Fl
         rows: the same with residuals.
         predicted: each row's predicted value, as far as it belongs to the part, shape ``(n,)``.
         mass: how far it does, shape ``(n,)``, some not 0.
-        wanted: ``Σ_i π_ia x_i`` of each arm over the part, shape ``(K, d)``.
+        wanted: of :func:`learners.ope.models.chosen_contexts` over the part, shape ``(K, d)``.
     """
     found = ratio("dm", predicted, mass, mass, rows.clusters)
     weights = implied_weights(log, wanted) / float(mass.mean())
