@@ -12,6 +12,12 @@ newer than the training cut-off of every policy that is judged on it: see
 * :mod:`learners.ope.frontiers`: cost and score of many policies on one log.
 """
 
+from learners.ope.episodic import (
+    EPISODE_ESTIMATORS,
+    EpisodeEstimator,
+    evaluate_episodes,
+    value_model,
+)
 from learners.ope.estimators import evaluate, evaluate_each
 from learners.ope.evaluations import Evaluation, difference, estimate, mean_weight
 from learners.ope.logs import Imported, Log
@@ -20,8 +26,10 @@ from learners.ope.parts import by_arm, by_segment, of_arms
 from learners.ope.rows import ESTIMATORS, Estimator
 
 __all__ = [
+    "EPISODE_ESTIMATORS",
     "ESTIMATORS",
     "FOLDS",
+    "EpisodeEstimator",
     "Estimator",
     "Evaluation",
     "Imported",
@@ -32,7 +40,9 @@ __all__ = [
     "estimate",
     "evaluate",
     "evaluate_each",
+    "evaluate_episodes",
     "mean_weight",
     "of_arms",
     "reward_model",
+    "value_model",
 ]
