@@ -11,8 +11,8 @@ With w = π(a|x) / served probability, q̂ the cross-fitted reward model and r �
   Dudík 2017).
 * ``dros``: dr with shrunk weights (Su, Dimakopoulou, Krishnamurthy & Dudík 2020).
 
-The last two choose their parameter on the log itself, by :mod:`learners.ope.tuning`; their
-intervals leave out the bias that they accept.
+The last two choose their parameter on the log itself, by :mod:`learners.ope.tuning`, and accept a
+bias: their intervals are as wide as dr's, around their own value.
 """
 
 from collections.abc import Sequence

@@ -19,6 +19,7 @@ from learners.ope.rows import (
     check_log,
     model_of,
     ratio,
+    recentred,
     regression,
 )
 
@@ -114,6 +115,11 @@ def by_arm(
         if used.any() or estimator not in WITHOUT_MODEL:
             weights = np.where(served, rows.weights, 0.0) / float(share.mean())
             own = ratio(estimator, earned, mass, weights, clusters)
+            if model is not None and kept is not rows.weights:
+                full = (
+                    share * model[:, number] + np.where(served, rows.weights, 0.0) * rows.residual
+                )
+                own = recentred(own, ratio("dr", full, mass, weights, clusters).influence)
             found[name] = replace(own, parameter=parameter)
     return found
 

@@ -78,7 +78,11 @@ class Rows:
         if estimator != "ips":
             influence = self.direct + kept * self.residual
         value = float(influence.mean())
-        return Evaluation(estimator, value, influence, self.weights, self.clusters, parameter)
+        found = Evaluation(estimator, value, influence, self.weights, self.clusters, parameter)
+        if kept is self.weights:
+            return found
+        influence = self.direct + self.weights * self.residual
+        return recentred(found, influence)
 
     def kept(self, estimator: Estimator) -> tuple[Floats, float | None]:
         """The weights that the estimator uses, and the parameter that it chose for that."""
@@ -90,6 +94,15 @@ class Rows:
             most = tuning.shrinkage(self.weights, self.direct, self.residual)
             return tuning.shrunk(self.weights, most), most
         return self.weights, None
+
+
+def recentred(found: Evaluation, plain: Floats) -> Evaluation:
+    """As sure as dr is, whose contributions ``(n,)`` are the plain ones.
+
+    A smaller weight varies less, and is biased. Both rules take it only where variance and squared
+    bias together seem less than dr's variance, so dr's spread covers both and its own does not.
+    """
+    return replace(found, influence=plain + (found.value - float(plain.mean())))
 
 
 def ratio(
