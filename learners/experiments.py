@@ -6,7 +6,8 @@ Each variant is compared with the control (:mod:`learners.contrasts`):
 * ``guardrail_broken``: surely worse than a guardrail's margin allows.
 * ``worse``, ``better``: the primary metric's interval is beyond 0, or beyond ``margin``; better
   also needs each guardrail to be shown not to be worse than its margin.
-* ``no_difference``: the interval lies within ± ``negligible``, or the planned end was reached.
+* ``no_difference``: the interval lies within ± ``negligible`` and is not beyond 0 (give a
+  ``margin`` as large where a small gain is none), or the planned end was reached.
 * ``running``: none of these yet.
 
 Chances of error, over all looks together, are at most 1 − level for any variant to be called

@@ -60,6 +60,10 @@ class Clustered:
         residual = self.sums - self.mean * self.sizes
         return math.sqrt(g / (g - 1) * float(residual @ residual)) / float(self.sizes.sum())
 
+    def and_one(self, value: float) -> "Clustered":
+        """These and one more cluster, of one row."""
+        return Clustered(np.append(self.sums, value), np.append(self.sizes, 1.0))
+
 
 def clustered(values: Floats, clusters: Ints | None = None) -> Clustered:
     """Add rows up by cluster.

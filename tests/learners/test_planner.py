@@ -1,0 +1,104 @@
+import json
+from dataclasses import replace
+from statistics import NormalDist
+
+import numpy as np
+import pytest
+
+from bench import evidence_sequences as bench
+from learners.errors import EstimateError
+from learners.planner import Question, Spread, of_exploration, of_influence, of_split, plan
+from learners.sequences import FEWEST
+
+QUESTION = Question(0.05, 20_000.0)
+
+
+def test_one_look_needs_what_the_textbook_says():
+    z = NormalDist().inv_cdf
+    expected = ((z(0.975) + z(0.8)) * 0.5 / 0.05) ** 2
+    assert plan(QUESTION, Spread(0.5), "fixed").decisions == pytest.approx(expected, abs=1)
+
+
+def test_an_even_split_needs_four_times_what_a_paired_difference_of_that_spread_does():
+    paired, split = plan(QUESTION, Spread(0.5)), plan(QUESTION, of_split(0.5), "ab")
+    assert split.decisions == pytest.approx(4 * paired.decisions, rel=0.01)
+    assert plan(QUESTION, of_split(0.5, 0.1), "ab").decisions > 2 * split.decisions
+
+
+def test_to_look_at_any_time_costs_less_than_twice_as_many():
+    once, always = (plan(QUESTION, Spread(2.0), method) for method in ("fixed", "anytime"))
+    assert 1.5 < always.decisions / once.decisions < 2.0
+    assert always.typical < always.decisions
+
+
+def test_half_the_difference_needs_four_times_as_many_and_more_exploration_fewer():
+    base = plan(QUESTION, Spread(2.0))
+    assert plan(replace(QUESTION, difference=0.025), Spread(2.0)).decisions == pytest.approx(
+        4 * base.decisions, rel=0.01
+    )
+    needs = [
+        plan(QUESTION, of_exploration(4, share, 0.5, 0.25)).decisions for share in (0.02, 0.1, 0.3)
+    ]
+    assert needs == sorted(needs, reverse=True)
+
+
+def test_rows_of_one_session_count_as_what_they_tell():
+    base = plan(QUESTION, Spread(2.0), "fixed")
+    clustered = plan(replace(QUESTION, design_effect=3.0), Spread(2.0), "fixed")
+    assert clustered.decisions == pytest.approx(3 * base.decisions, rel=0.01)
+
+
+def test_a_large_difference_still_waits_for_the_least_number():
+    assert plan(replace(QUESTION, difference=9.0), Spread(0.1)).decisions == FEWEST
+
+
+def test_the_spread_of_exploration_is_that_of_its_influence_values():
+    gap = bench.gains(np.random.default_rng(0), 400_000)
+    expected = of_exploration(bench.ARMS, bench.EXPLORATION, 0.5, bench.DIFFER)
+    assert gap.mean() == pytest.approx(bench.GAIN, abs=0.01)
+    assert of_influence(gap).deviation == pytest.approx(expected.deviation, rel=0.05)
+    assert np.abs(gap).max() <= expected.worst
+
+
+def test_the_answer_is_a_sentence_and_plain_json():
+    found = plan(QUESTION, of_split(0.5), "ab")
+    assert f"within {found.decisions:,} decisions (7 hours at 20,000 a day)" in found.sentence
+    assert "5" in found.sentence
+    assert found.days == pytest.approx(found.decisions / 20_000)
+    assert json.loads(json.dumps(found.as_json(), allow_nan=False)) == found.as_json()
+    slow = plan(replace(QUESTION, requests_per_day=50.0), of_split(0.5), "ab")
+    assert "days at 50 a day" in slow.sentence
+
+
+@pytest.mark.parametrize(("method", "runs"), [("fixed", 200), ("anytime", 100), ("ab", 40)])
+def test_what_was_planned_is_seen_within_the_decisions_planned(method, runs):
+    # At a true 80 % fewer than 3 standard errors below happen once in 700.
+    answer, seen = bench.kept(method, runs)
+    assert seen >= answer.question.power - 3.0 * (0.16 / runs) ** 0.5
+    if method == "fixed":
+        assert seen <= 0.92
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: Question(0.0, 1.0), "difference"),
+        (lambda: Question(0.1, 0.0), "requests_per_day"),
+        (lambda: Question(0.1, 1.0, power=1.0), "power"),
+        (lambda: Question(0.1, 1.0, design_effect=0.0), "design_effect"),
+        (lambda: Spread(0.0), "deviation"),
+        (lambda: Spread(1.0, -1.0), "worst"),
+        (lambda: of_exploration(4, 0.0, 0.5, 0.5), "without exploration"),
+        (lambda: of_split(1.0, 1.0), "share"),
+        (lambda: of_influence(np.ones(1)), "two or more"),
+        (lambda: plan(Question(1e-9, 1.0), Spread(5.0)), "explore more"),
+    ],
+)
+def test_what_has_no_answer_is_refused(call, message):
+    with pytest.raises(EstimateError, match=message):
+        call()
+
+
+@pytest.mark.soak
+def test_plans_are_kept_in_500_worlds_each():
+    assert [each.measure for each in bench.planned(500) if not each.holds] == []
