@@ -315,7 +315,7 @@ class Bets:
 
 
 def bets(x: Floats, before: Before, odds: float) -> Bets:
-    """Predictable plug-in bets (arXiv:2010.09686, eq. 15): each from the values before it only.
+    """Predictable plug-in bets (arXiv:2010.09686, section 3): each from the values before it only.
 
     Args:
         x: shape ``(n,)``, in [0, 1] (or above, where only their lower bound is known).

@@ -8,7 +8,8 @@ within one need not be. The mean is over rows, so a larger cluster counts more.
 * :func:`normal`: central limit theorem, Student's t with one degree of freedom less than clusters.
 * :func:`bootstrap`: studentised (Efron & Tibshirani 1993, ch. 12.5): follows the skew of
   importance-weighted values.
-* :func:`empirical_bernstein`: Maurer & Pontil 2009, theorem 11: holds for any n, given a range.
+* :func:`empirical_bernstein`: Maurer & Pontil 2009, arXiv:0907.3740, for independent clusters,
+  alike or not: holds for any n, given a range.
 
 For what is looked at more than once: :mod:`learners.sequences`.
 """

@@ -62,7 +62,7 @@ def tuning(n: float, level: float, side: Side = "both") -> float:
     """
     alpha = (1.0 - level) * (1.0 if side == "both" else 2.0)
     error = min(alpha, 0.999)
-    grown = 1.0  # −W₋₁(−α²/e) of arXiv:2103.06476, eq. 55, by its own fixed point
+    grown = 1.0  # −W₋₁(−α²/e) of arXiv:2103.06476, appendix B, by its fixed point
     for _ in range(200):
         grown = 1.0 - 2.0 * math.log(error) + math.log(grown)
     return (grown - 1.0) / n

@@ -94,7 +94,7 @@ def test_the_asymptotic_bound_is_the_papers_formula():
     values = np.random.default_rng(3).normal(size=400)
     state = Asymptotic(1_000).update(values)
     rho = tuning(1_000, 0.95)
-    # Equation 14 of arXiv:2103.06476.
+    # The two-sided boundary of arXiv:2103.06476, theorem 2.2.
     t = 400
     half = values.std() * math.sqrt(
         2 * (t * rho + 1) / (t * t * rho) * math.log(math.sqrt(t * rho + 1) / 0.05)
@@ -183,6 +183,22 @@ def test_betting_bounds_are_the_means_whose_capital_stays_below_the_goal():
         if max(up, down) / 2 < 10:
             inside.append(m)
     assert state.bounds(0.9) == pytest.approx((inside[0] - 0.01, inside[-1] + 0.01))
+
+
+def test_plug_in_bernstein_is_the_papers_formula():
+    values = np.random.default_rng(2).random(80)
+    state = betting.PluginBernstein((-1.0, 3.0)).update(4.0 * values - 1.0)
+    bets = won = spent = 0.0
+    mean, square = 0.5, 0.25
+    for t, x in enumerate(values, 1):
+        bet = min(math.sqrt(2 * math.log(40) / (square * math.log1p(t) * t)), 0.5)
+        spent += 4 * (x - mean) ** 2 * (-math.log(1 - bet) - bet) / 4
+        bets, won = bets + bet, won + bet * x
+        mean = (0.5 + values[:t].sum()) / (t + 1)
+        square = (square * t + (x - mean) ** 2) / (t + 1)
+    half = (math.log(40) + spent) / bets
+    expected = (4 * (won / bets - half) - 1, 4 * (won / bets + half) - 1)
+    assert state.bounds() == pytest.approx(expected)
 
 
 def test_a_lower_bound_by_betting_needs_no_upper_end_of_the_values():
