@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from learners.errors import EstimateError
+from learners.intervals import clustered
 from learners.sequences import FEWEST, boundary, tuning
 
 Method = Literal["fixed", "anytime", "ab"]
@@ -178,15 +179,23 @@ def _first(enough: Callable[[float], bool]) -> int:
     return high
 
 
-def of_influence(gap: NDArray[np.float64], *, worst: float = 0.0) -> Spread:
-    """From a log: the paired influence values of candidate − champion, shape ``(n,)``.
+def of_influence(
+    gap: NDArray[np.float64], *, worst: float = 0.0, clusters: NDArray[np.int64] | None = None
+) -> Spread:
+    """From a log: the paired influence values of candidate − champion.
+
+    Args:
+        gap: shape ``(n,)``.
+        worst: as of :class:`Spread`.
+        clusters: as in :mod:`learners.intervals`; the spread then holds their design effect.
 
     Raises:
-        EstimateError: Fewer than two, or all alike.
+        EstimateError: Fewer than two clusters, or all alike.
     """
-    if len(gap) < 2:
-        raise EstimateError(f"{len(gap)} influence values: give two or more")
-    return Spread(float(gap.std(ddof=1)), worst)
+    error = clustered(gap, clusters).standard_error
+    if not math.isfinite(error):
+        raise EstimateError("one influence value, or one cluster: give two or more")
+    return Spread(error * math.sqrt(len(gap)), worst)
 
 
 def of_exploration(

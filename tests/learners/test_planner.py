@@ -46,6 +46,9 @@ def test_rows_of_one_session_count_as_what_they_tell():
     base = plan(QUESTION, Spread(2.0), "fixed")
     clustered = plan(replace(QUESTION, design_effect=3.0), Spread(2.0), "fixed")
     assert clustered.decisions == pytest.approx(3 * base.decisions, rel=0.01)
+    gap = np.random.default_rng(0).normal(size=500)
+    thrice = of_influence(np.repeat(gap, 3), clusters=np.repeat(np.arange(500), 3))
+    assert thrice.deviation**2 == pytest.approx(3 * of_influence(gap).deviation ** 2)
 
 
 def test_a_large_difference_still_waits_for_the_least_number():
