@@ -13,9 +13,11 @@ import aiohttp
 import structlog
 from aiohttp import web
 
+from edge.answers import Answers
 from edge.backoff import Backoff
 from edge.control_plane import ControlPlane
 from edge.decide import Decider
+from edge.dispatch import Dispatcher
 from edge.errors import as_problems
 from edge.guards import Bodies, ClientKeys, Gate
 from edge.ledger import Ledger
@@ -32,6 +34,7 @@ from edge.spool import Spool
 from edge.status import Status
 from edge.upstream import Upstream
 from learners.ids import ENTROPY_BYTES, uuid7
+from learners.lineup import MAX_IN_FLIGHT
 
 # Below the 5 s after which uvicorn, and so vLLM, drops an idle connection.
 UPSTREAM_KEEPALIVE_S = 4.0
@@ -66,6 +69,8 @@ class Parts:
     status: Status
     pullers: tuple[Puller, ...]
     upstream: Upstream
+    answers: Answers
+    dispatcher: Dispatcher
 
 
 @asynccontextmanager
@@ -82,6 +87,7 @@ async def running(settings: Settings, environ: Mapping[str, str]) -> AsyncIterat
                 puller.boot()
             async with _background(parts):
                 yield application(parts)
+            await parts.dispatcher.close()
             await _drain(parts)
         finally:
             parts.spool.close()
@@ -129,18 +135,29 @@ def assemble(
         )
         for name in settings.policies
     )
+    ledger, answers = Ledger(spool, metrics, settings.id), Answers(monotonic)
+    upstream = Upstream(arms, environ, max_bytes=settings.max_answer_bytes)
     return Parts(
         settings=settings,
         policies=policies,
         metrics=metrics,
         spool=spool,
-        ledger=Ledger(spool, metrics, settings.id),
+        ledger=ledger,
         control_plane=control_plane,
         reporter=reporter,
         status=status,
         pullers=pullers,
-        upstream=Upstream(arms, environ, max_bytes=settings.max_answer_bytes),
+        upstream=upstream,
+        answers=answers,
+        dispatcher=_dispatcher(settings, upstream, ledger, metrics, answers),
     )
+
+
+def _dispatcher(
+    settings: Settings, upstream: Upstream, ledger: Ledger, metrics: Metrics, answers: Answers
+) -> Dispatcher:
+    limit_s = settings.request_timeout_s
+    return Dispatcher(upstream, ledger, metrics, answers, request_s=limit_s, now=now, new_id=new_id)
 
 
 def application(parts: Parts) -> web.Application:
@@ -153,7 +170,7 @@ def application(parts: Parts) -> web.Application:
         middlewares=[as_problems, keys.check, gate.count, bodies.read],
         client_max_size=settings.max_body_bytes,
     )
-    decider = Decider(parts.policies, parts.ledger, now=now, new_id=new_id)
+    decider = Decider(parts.policies, parts.ledger, parts.metrics, now=now, new_id=new_id)
     relay = Relay(
         parts.upstream,
         parts.metrics,
@@ -165,6 +182,7 @@ def application(parts: Parts) -> web.Application:
         parts.ledger,
         relay,
         parts.metrics,
+        parts.dispatcher,
         retries=settings.retries,
         now=now,
         new_id=new_id,
@@ -176,6 +194,7 @@ def application(parts: Parts) -> web.Application:
             web.get("/v1/models", proxy.models),
             web.post("/v1/decide", decider.decide),
             web.post("/v1/decisions/{decision_id}/activate", decider.activate),
+            web.get("/v1/shadow-answers/{decision_id}", parts.answers.read),
             web.get("/healthz", probes.health),
             web.get("/readyz", probes.ready),
             web.get("/metrics", probes.scrape),
@@ -196,7 +215,8 @@ def _control_session(settings: Settings) -> aiohttp.ClientSession:
 def _arms_session(settings: Settings) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(
-            limit=settings.max_requests, keepalive_timeout=UPSTREAM_KEEPALIVE_S
+            limit=settings.max_requests + MAX_IN_FLIGHT * len(settings.policies),
+            keepalive_timeout=UPSTREAM_KEEPALIVE_S,
         ),
         timeout=aiohttp.ClientTimeout(
             total=settings.request_timeout_s,

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from edge.errors import ProblemError, invalid, not_json
 from edge.ledger import Answered, Ledger, check_id, reward_deadline
+from edge.metrics import Metrics
 from edge.policies import Policies
 from edge.preference import MAX_NAME as MAX_PART_NAME
 from edge.preference import MAX_PARTS
@@ -44,6 +45,7 @@ class Asked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     actions: list[str] | None = None
     excluded_actions: list[str] = []
     session_id: str | None = None
+    user_id: str | None = None
     episode_id: str | None = None
     decision_id: str | None = None
     defer_activation: bool = False
@@ -56,6 +58,7 @@ class Decider:
         self,
         policies: Policies,
         ledger: Ledger,
+        metrics: Metrics,
         *,
         now: Callable[[], datetime],
         new_id: Callable[[datetime], str],
@@ -63,6 +66,7 @@ class Decider:
         """``now`` and ``new_id`` are the clock and the source of decision ids."""
         self._policies = policies
         self._ledger = ledger
+        self._metrics = metrics
         self._now = now
         self._new_id = new_id
 
@@ -92,11 +96,13 @@ class Decider:
                 ),
                 session_id=asked.session_id,
                 episode_id=asked.episode_id,
+                user=asked.user_id,
             )
         except LearnersError as error:
             raise _bad_context(error) from error
         except NoArmError as error:
             raise invalid("actions", asked.actions, str(error)) from error
+        self._metrics.count_asked(bundle, decision)
         if asked.defer_activation:
             self._ledger.defer(decision)
         else:
@@ -147,6 +153,7 @@ def _checked(asked: Asked) -> Asked:
     if asked.context is None and asked.input is None:
         raise invalid("context", None, "give context (features) or input (text or messages)")
     check_id("session_id", asked.session_id)
+    check_id("user_id", asked.user_id)
     check_id("episode_id", asked.episode_id)
     for field in ("actions", "excluded_actions"):
         if len(getattr(asked, field) or ()) > MAX_ACTIONS:
@@ -262,6 +269,8 @@ def _answer(decision: Decision, bundle: Bundle) -> dict[str, Any]:
             "digest": decision.digest,
         },
         "mode": decision.mode,
+        "split": decision.split,
+        "variant": decision.variant,
         "reward_deadline": reward_deadline(decision, bundle.wait_s),
     }
 

@@ -27,14 +27,23 @@ _NOT_RELAYED = frozenset(
 )
 
 
-def decision_headers(decision: Decision) -> dict[str, str]:
-    """What a client needs to give feedback, and to know what it got."""
-    return {
+def decision_headers(decision: Decision, shadow_id: str | None = None) -> dict[str, str]:
+    """What a client needs to give feedback, and to know what it got.
+
+    ``shadow_id`` is of the decision by which another arm gets the same request, if one will.
+    """
+    found = {
         "x-route-decision-id": decision.decision_id,
         "x-route-policy": f"{decision.policy}@{decision.version}",
         "x-route-propensity": repr(decision.propensity),
         **model_header(decision.action),
     }
+    if decision.split is not None and decision.variant is not None:
+        variant = f"{decision.split}/{decision.variant}"
+        found["x-route-variant"] = quote(variant, safe=_SAFE)
+    if shadow_id is not None:
+        found["x-route-shadow-decision-id"] = shadow_id
+    return found
 
 
 def model_header(arm: str) -> dict[str, str]:

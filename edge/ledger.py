@@ -34,12 +34,20 @@ class Answered:
 
 
 @dataclass(frozen=True, slots=True)
+class Counted:
+    """What of a decision is counted once it is served."""
+
+    labels: tuple[str, str, str]
+    variant: tuple[str, str, str] | None
+
+
+@dataclass(frozen=True, slots=True)
 class Held:
     """A deferred decision, ready to be spooled, and until when it may be."""
 
     until: float
     line: bytes
-    labels: tuple[str, str, str]
+    counted: Counted
 
 
 class Ledger:
@@ -59,10 +67,16 @@ class Ledger:
 
     def record(self, decision: Decision) -> None:
         """Spool a decision that is being served."""
-        self._spool_decision(self._line(decision), _labels(decision))
+        self._spool_decision(self._line(decision), _counted(decision))
 
-    def _spool_decision(self, line: bytes, labels: tuple[str, str, str]) -> None:
-        self._metrics.decisions.labels(*labels).inc()
+    def observe(self, decision: Decision) -> None:
+        """Spool a decision by which a shadow's arm is asked: nobody is served."""
+        self._append("decision", self._line(decision))
+
+    def _spool_decision(self, line: bytes, counted: Counted) -> None:
+        self._metrics.decisions.labels(*counted.labels).inc()
+        if counted.variant is not None:
+            self._metrics.count_variant(*counted.variant)
         self._append("decision", line)
 
     def _line(self, decision: Decision) -> bytes:
@@ -76,12 +90,14 @@ class Ledger:
         at: datetime,
         values: Mapping[str, float],
         response_id: str | None = None,
+        shadow: bool = False,
     ) -> None:
         """Spool what was measured of a decision; nothing known is nothing written."""
         if not values:
             return
         error = values.get("error")
-        self._metrics.outcomes.labels("unknown" if error is None else str(int(error))).inc()
+        if not shadow:
+            self._metrics.outcomes.labels("unknown" if error is None else str(int(error))).inc()
         row = {"decision_id": decision_id, "at": at, "values": values, "response_id": response_id}
         self._append("outcome", self._encoder.encode(row))
 
@@ -146,7 +162,7 @@ class Ledger:
             )
         self._release(decision.decision_id)
         self._deferred[decision.decision_id] = Held(
-            monotonic() + DEFERRED_S, line, _labels(decision)
+            monotonic() + DEFERRED_S, line, _counted(decision)
         )
         self._held_bytes += len(line)
 
@@ -159,7 +175,7 @@ class Ledger:
         self._expire()
         held = self._release(decision_id)
         if held is not None:
-            self._spool_decision(held.line, held.labels)
+            self._spool_decision(held.line, held.counted)
         elif decision_id not in self._recent:
             raise ProblemError(
                 404,
@@ -195,8 +211,11 @@ class Ledger:
                 log.error("spool.sync_failed", error=str(error))  # noqa: TRY400
 
 
-def _labels(decision: Decision) -> tuple[str, str, str]:
-    return decision.policy, decision.mode, decision.action
+def _counted(decision: Decision) -> Counted:
+    variant = None
+    if decision.split is not None and decision.variant is not None:
+        variant = decision.policy, decision.split, decision.variant
+    return Counted((decision.policy, decision.mode, decision.action), variant)
 
 
 def reward_deadline(decision: Decision, wait_s: float) -> datetime:

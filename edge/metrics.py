@@ -4,6 +4,13 @@ from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from edge.router import Decision
+from learners.bundle import Bundle
+
+MAX_VARIANTS = 512
+"""Variants that are counted by name: experiments come and go, and labels stay."""
+OTHER = "other"
+
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
@@ -11,6 +18,11 @@ class Metrics:
 
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
     decisions: Counter = field(init=False)
+    variant_decisions: Counter = field(init=False)
+    challenger_errors: Counter = field(init=False)
+    shadow_errors: Counter = field(init=False)
+    shadow_choices: Counter = field(init=False)
+    shadow_dispatches: Counter = field(init=False)
     outcomes: Counter = field(init=False)
     dropped: Counter = field(init=False)
     uploaded: Counter = field(init=False)
@@ -26,6 +38,7 @@ class Metrics:
     bundle_serial: Gauge = field(init=False)
     bundle_age: Gauge = field(init=False)
     bundle_expires_in: Gauge = field(init=False)
+    _counted: set[tuple[str, str, str]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         """Register every collector."""
@@ -34,12 +47,56 @@ class Metrics:
         for name, metric, labels, text in _GAUGES:
             self._set(name, Gauge(f"pointsman_edge_{metric}", text, labels, registry=self.registry))
 
+    def count_asked(self, bundle: Bundle, decision: Decision) -> None:
+        """Whom a decision's bundle had asked: who failed, and which shadows agree."""
+        lineup = bundle.lineup
+        if lineup.empty or decision.mode == "fallback":
+            return
+        policy = decision.policy
+        if decision.version != _wanted(bundle, decision):
+            self.challenger_errors.labels(policy).inc()
+        if missing := len(lineup.shadows) - len(decision.shadows):
+            self.shadow_errors.labels(policy).inc(missing)
+        for shadow in decision.shadows:
+            agrees = "1" if shadow.action == decision.action else "0"
+            self.shadow_choices.labels(policy, agrees).inc()
+
+    def count_variant(self, policy: str, split: str, variant: str) -> None:
+        """A decision of a split's variant."""
+        labels = (policy, split, variant)
+        if labels not in self._counted:
+            if len(self._counted) >= MAX_VARIANTS:
+                labels = (policy, OTHER, OTHER)
+            self._counted.add(labels)
+        self.variant_decisions.labels(*labels).inc()
+
     def _set(self, name: str, collector: Counter | Gauge) -> None:
         object.__setattr__(self, name, collector)
 
 
 _COUNTERS = (
     ("decisions", ("policy", "mode", "action"), "Decisions served"),
+    (
+        "variant_decisions",
+        ("policy", "split", "variant"),
+        "Decisions served for a split, by variant",
+    ),
+    (
+        "challenger_errors",
+        ("policy",),
+        "Decisions that a challenger could not make, so that the champion did",
+    ),
+    ("shadow_errors", ("policy",), "Choices that a shadow could not make"),
+    (
+        "shadow_choices",
+        ("policy", "agrees"),
+        "Choices of shadows; agrees is 1 where it is the arm that served",
+    ),
+    (
+        "shadow_dispatches",
+        ("policy", "result"),
+        "Requests drawn to be sent to a shadow's arm too, and what became of each",
+    ),
     ("outcomes", ("error",), "Outcomes measured; error is 0, 1 or unknown"),
     ("dropped", ("kind", "reason"), "Lines that will never reach the control plane"),
     ("uploaded", ("kind",), "Lines that the control plane has taken"),
@@ -58,3 +115,13 @@ _GAUGES = (
     ("bundle_age", "bundle_age_seconds", ("policy",), "Time since the bundle was issued"),
     ("bundle_expires_in", "bundle_expires_in_seconds", ("policy",), "Time until it expires"),
 )
+
+
+def _wanted(bundle: Bundle, decision: Decision) -> int:
+    """The version that was to decide: what the decision's variant names, else the champion."""
+    for split in bundle.lineup.splits:
+        if split.name == decision.split:
+            for variant in split.variants:
+                if variant.name == decision.variant and variant.version is not None:
+                    return variant.version
+    return bundle.version

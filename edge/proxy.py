@@ -5,8 +5,9 @@ decision among the rest, with its own id and exact propensity, is served. So the
 is sent when its first bytes are there.
 """
 
+import asyncio
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from time import monotonic
 
@@ -15,6 +16,7 @@ import structlog
 from aiohttp import web
 
 from edge.chat import ROUTE, Chat, read_chat
+from edge.dispatch import Dispatcher, Ticket
 from edge.errors import ProblemError, UpstreamError, invalid
 from edge.headers import decision_headers, model_header
 from edge.ledger import Ledger
@@ -44,6 +46,7 @@ class Proxy:
         ledger: Ledger,
         relay: Relay,
         metrics: Metrics,
+        dispatcher: Dispatcher,
         *,
         retries: int,
         now: Callable[[], datetime],
@@ -54,6 +57,7 @@ class Proxy:
         self._ledger = ledger
         self._relay = relay
         self._metrics = metrics
+        self._dispatcher = dispatcher
         self._retries = retries
         self._now = now
         self._new_id = new_id
@@ -71,10 +75,19 @@ class Proxy:
         """Route the request, or pass it on to the arm that it names."""
         chat = read_chat(await request.read(), request.headers)
         if chat.policy is None:
-            response = await self._passed_on(request, chat)
-        else:
-            response = await self._routed(request, chat, self._policies.bundle(chat.policy))
-        return await self._relay.send(request, response)
+            return await self._relay.send(request, await self._passed_on(request, chat))
+        tickets: list[Ticket] = []
+        ended = self._dispatcher.start
+        try:
+            bundle = self._policies.bundle(chat.policy)
+            response = await self._routed(request, chat, bundle, tickets)
+            return await self._relay.send(request, response)
+        except asyncio.CancelledError:
+            ended = self._dispatcher.give_back
+            raise
+        finally:
+            for ticket in tickets:
+                ended(ticket)
 
     async def _passed_on(self, request: web.Request, chat: Chat) -> web.StreamResponse:
         arm = self._policies.arms.get(chat.model)
@@ -93,38 +106,45 @@ class Proxy:
         except UpstreamError as error:
             raise _all_failed([(arm, error)], headers) from error
 
-    async def _routed(self, request: web.Request, chat: Chat, bundle: Bundle) -> web.StreamResponse:
+    async def _routed(
+        self, request: web.Request, chat: Chat, bundle: Bundle, tickets: list[Ticket]
+    ) -> web.StreamResponse:
+        """Try arms until one serves; what is to go to shadows' arms too is added to ``tickets``."""
         context = {**signals.read_messages(chat.messages), **chat.preference}
         failed: Failures = []
-        before: str | None = None
+        made: list[Decision] = []
         headers: dict[str, str] = {}
         while True:
-            tried = {arm.name for arm, _ in failed}
             try:
-                decision = self._decide(bundle, context, chat, before, tried)
+                decision = self._decide(bundle, context, chat, made)
             except NoArmError as error:
                 raise _all_failed(failed, headers, str(error)) from error
             self._ledger.record(decision)
-            arm, headers = bundle.arms[bundle.index[decision.action]], decision_headers(decision)
-            again = before is not None
+            self._metrics.count_asked(bundle, decision)
+            ticket = self._dispatcher.plan(bundle, decision, chat)
+            if ticket is not None:
+                tickets.append(ticket)
+            arm = bundle.arms[bundle.index[decision.action]]
+            headers = decision_headers(decision, ticket.decision_id if ticket else None)
             try:
-                attempt = Attempt(request, chat, arm, headers, _meter(), again)
+                attempt = Attempt(request, chat, arm, headers, _meter(), again=bool(made))
                 return await self._serve(attempt, decision)
             except UpstreamError as error:
                 failed.append((arm, error))
             if len(failed) > self._retries:
                 raise _all_failed(failed, headers)
-            before = decision.decision_id
+            made.append(decision)
 
     def _decide(
         self,
         bundle: Bundle,
         context: Context,
         chat: Chat,
-        before: str | None,
-        tried: set[str],
+        made: Sequence[Decision],
     ) -> Decision:
+        """The next decision for a request; those ``made`` before it have failed."""
         at = self._now()
+        tried = {one.action for one in made}
         try:
             return decide(
                 bundle,
@@ -132,9 +152,11 @@ class Proxy:
                 decision_id=self._new_id(at),
                 at=at,
                 eligible=[a.name for a in bundle.arms if a.endpoint and a.name not in tried],
-                retry_of=before,
+                retry_of=made[-1].decision_id if made else None,
                 session_id=chat.session_id,
                 episode_id=chat.episode_id,
+                user=chat.user,
+                request_id=made[0].decision_id if made else None,
             )
         except LearnersError as error:
             if chat.preference and isinstance(error, ContextError) and PREFIX in str(error):

@@ -1,7 +1,8 @@
 """One choice: eligible arms → scores → probabilities → draw. No I/O, no clock, no memory."""
 
+import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
@@ -9,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.errors import EdgeError, invalid
-from learners.bundle import Bundle
+from learners.bundle import Bundle, Reading
 from learners.errors import LearnersError
 from learners.exploration import draw, unit_interval
 from learners.lineup import units_of
 from learners.records import Context
 
-Mode = Literal["policy", "fallback", "retry"]
+Mode = Literal["policy", "fallback", "retry", "shadow"]
 
 
 class NoArmError(EdgeError):
@@ -41,7 +42,8 @@ class Decision:
 
     ``distribution`` stands in the order of ``eligible``; ``propensity`` is the probability with
     which ``action`` was served. ``version`` is the one that decided: the champion, or what the
-    ``split`` gave this ``unit`` (a hash) as its ``variant``.
+    ``split`` gave this ``unit`` (a hash) as its ``variant``. In the mode ``shadow`` nobody was
+    served: ``retry_of`` names the decision that was, see :func:`counterfactual`.
     """
 
     decision_id: str
@@ -76,13 +78,14 @@ def decide(
     session_id: str | None = None,
     episode_id: str | None = None,
     user: str | None = None,
+    request_id: str | None = None,
 ) -> Decision:
     """Choose an arm; the id and the bundle decide the draw, so equal calls give equal answers.
 
     An expired bundle vouches for its fallback arm only, which is then served with probability 1.
-    Where a bundle has splits, the request's units decide which version chooses. A challenger that
-    cannot read the context leaves the choice to the champion, and the decision says so by its
-    ``version``; a shadow that cannot is left out.
+    Where a bundle has splits, the request's units decide which version chooses; a retry stays where
+    its first try was, its ``request_id``. A challenger that cannot read the context leaves the
+    choice to the champion (see ``version``); a shadow is left out. Of ``user`` only a hash stays.
 
     Raises:
         ContextError: The context does not fit the bundle's schema.
@@ -92,20 +95,21 @@ def decide(
     if not eligible:
         raise NoArmError(f"no arm of policy {bundle.policy!r} is left: exclude fewer")
     mode: Mode = "policy" if retry_of is None else "retry"
-    version = bundle.version
-    belongs = None
+    version, belongs = bundle.version, None
+    shadows: tuple[Shadow, ...] = ()
     if at >= bundle.expires_at:
         mode, distribution, chosen = "fallback", *_fallback(bundle, eligible)
     else:
-        if bundle.lineup.splits:
-            belongs = bundle.lineup.assign(units_of(decision_id, session_id, user))
-        wanted = belongs.version if belongs is not None else None
-        version, spread = _spread(bundle, context, eligible, wanted)
+        belongs = bundle.lineup.assign(units_of(request_id or decision_id, session_id, user))
+        reading = Reading(bundle, context, eligible)
+        version, spread = _spread(bundle, reading, belongs.version if belongs else None)
         arm = draw(spread, unit_interval(decision_id, bundle.digest))
-        index, every = bundle.index, spread.tolist()
-        distribution = tuple([every[index[name]] for name in eligible])
-        chosen = eligible.index(bundle.arms[arm].name)
-    decision = Decision(
+        distribution, chosen = (
+            _over(bundle, eligible, spread),
+            eligible.index(bundle.arms[arm].name),
+        )
+        shadows = _shadows(bundle, reading, decision_id, arm)
+    return Decision(
         decision_id=decision_id,
         policy=bundle.policy,
         version=version,
@@ -124,37 +128,75 @@ def decide(
         split=belongs.split if belongs else None,
         variant=belongs.variant if belongs else None,
         unit=belongs.unit if belongs else None,
+        shadows=shadows,
     )
-    if mode == "fallback" or not bundle.lineup.shadows:
-        return decision
-    return replace(decision, shadows=_shadows(bundle, decision))
 
 
 def _spread(
-    bundle: Bundle, context: Context, eligible: Sequence[str], wanted: int | None
+    bundle: Bundle, reading: Reading, wanted: int | None
 ) -> tuple[int, NDArray[np.float64]]:
     """Who decides, and its distribution; the champion where a challenger cannot."""
     if wanted is not None and wanted != bundle.version:
         try:
-            return wanted, bundle.distribution(context, eligible, version=wanted)
+            return wanted, reading.distribution(wanted)
         except LearnersError:
             pass
-    return bundle.version, bundle.distribution(context, eligible)
+    return bundle.version, reading.distribution()
 
 
-def _shadows(bundle: Bundle, decision: Decision) -> tuple[Shadow, ...]:
+def _over(
+    bundle: Bundle, eligible: Sequence[str], spread: NDArray[np.float64]
+) -> tuple[float, ...]:
+    index, every = bundle.index, spread.tolist()
+    return tuple([every[index[name]] for name in eligible])
+
+
+def _shadows(bundle: Bundle, reading: Reading, decision_id: str, served: int) -> tuple[Shadow, ...]:
     """What the shadows would have done with the same context, each by a draw of its own."""
     found = []
-    served = bundle.index[decision.action]
     for version in bundle.lineup.shadows:
         try:
-            spread = bundle.distribution(decision.context, decision.eligible, version=version)
+            spread = reading.distribution(version)
         except LearnersError:
             continue
-        arm = draw(spread, unit_interval(decision.decision_id, bundle.digest, str(version)))
-        name = bundle.arms[arm].name
-        found.append(Shadow(version, name, float(spread[arm]), float(spread[served])))
+        arm = draw(spread, unit_interval(decision_id, bundle.digest, str(version)))
+        every = spread.tolist()
+        found.append(Shadow(version, bundle.arms[arm].name, every[arm], every[served]))
     return tuple(found)
+
+
+def counterfactual(
+    bundle: Bundle, served: Decision, shadow: Shadow, *, decision_id: str, at: datetime
+) -> Decision:
+    """A shadow's choice on a request that another arm has served, as a decision of its own.
+
+    It is asked for only where the shadow drew another arm than the served one, so its distribution
+    is the shadow's given that: over the other arms, each divided by what is left of 1. It belongs
+    to no session, episode or split, in none of which it took part.
+
+    Raises:
+        ContextError: The shadow cannot read the context.
+    """
+    spread = bundle.distribution(served.context, served.eligible, version=shadow.version)
+    others = tuple(name for name in served.eligible if name != served.action)
+    chances = [float(spread[bundle.index[name]]) for name in others]
+    whole = math.fsum(chances)
+    distribution = tuple([chance / whole for chance in chances])
+    return Decision(
+        decision_id=decision_id,
+        policy=bundle.policy,
+        version=shadow.version,
+        serial=bundle.serial,
+        digest=bundle.digest,
+        at=at,
+        context=served.context,
+        eligible=others,
+        distribution=distribution,
+        action=shadow.action,
+        propensity=distribution[others.index(shadow.action)],
+        mode="shadow",
+        retry_of=served.decision_id,
+    )
 
 
 def _fallback(bundle: Bundle, eligible: Sequence[str]) -> tuple[tuple[float, ...], int]:

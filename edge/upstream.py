@@ -1,7 +1,7 @@
 """One request to one arm, over HTTP."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from time import monotonic
 
 import aiohttp
@@ -82,8 +82,13 @@ class Upstream:
                 headers["Authorization"] = f"Bearer {key}"
         return headers
 
-    async def read(self, response: aiohttp.ClientResponse, arm: Arm) -> bytes:
-        """The whole body.
+    async def read(
+        self,
+        response: aiohttp.ClientResponse,
+        arm: Arm,
+        heard: Callable[[bytes, float], None] | None = None,
+    ) -> bytes:
+        """The whole body; ``heard`` gets each part of it, and the monotonic time when it came.
 
         Raises:
             UpstreamError: It breaks off, is too large, or says that all is well and nothing else.
@@ -96,6 +101,8 @@ class Upstream:
                     "too_large", f"arm {arm.name!r} sent more than {self._max_bytes} bytes"
                 )
             chunks.append(chunk)
+            if heard is not None:
+                heard(chunk, monotonic())
         if not size:
             check_not_empty(response, arm)
         return b"".join(chunks)

@@ -111,16 +111,7 @@ class Bundle:
             ContextError: The context does not fit the schema, or its preference the reward.
             SpecError: No arm is eligible, or one is unknown.
         """
-        mask = np.zeros(len(self.arms), dtype=np.bool_)
-        try:
-            mask[[self.index[name] for name in eligible]] = True
-        except KeyError as error:
-            raise SpecError(f"no arm {error}: there are {list(self.index)}") from error
-        own = self if version in (None, self.version) else self.challengers[version]
-        x = own.schema.encode(context)
-        mix = mixes((context,), own.scorer, strict=True)
-        found: NDArray[np.float64] = own.scorer.distribution(x[None], mask[None], mix)[0]
-        return found
+        return Reading(self, context, eligible).distribution(version)
 
     def self_test(self) -> None:
         """Reproduce the golden vectors.
@@ -173,6 +164,43 @@ class Bundle:
             # Left out where the champion is alone: edges that do not know it take the rest.
             **({} if self.lineup.empty else {"lineup": self.lineup.as_json()}),
         }
+
+
+class Reading:
+    """One context before a bundle's versions: encoded once for each schema that they share."""
+
+    __slots__ = ("_bundle", "_context", "_encoded", "_mask")
+
+    def __init__(self, bundle: Bundle, context: Context, eligible: Sequence[str]) -> None:
+        """Nothing is encoded before a version asks for it.
+
+        Raises:
+            SpecError: An arm is unknown.
+        """
+        self._bundle = bundle
+        self._context = context
+        self._encoded: dict[str, NDArray[np.float64]] = {}
+        self._mask = np.zeros((1, len(bundle.arms)), dtype=np.bool_)
+        try:
+            self._mask[0, [bundle.index[name] for name in eligible]] = True
+        except KeyError as error:
+            raise SpecError(f"no arm {error}: there are {list(bundle.index)}") from error
+
+    def distribution(self, version: int | None = None) -> NDArray[np.float64]:
+        """Probabilities of shape ``(K,)``, by the champion or by a challenger.
+
+        Raises:
+            ContextError: The context does not fit the schema, or its preference the reward.
+            SpecError: No arm is eligible.
+        """
+        bundle = self._bundle
+        own = bundle if version in (None, bundle.version) else bundle.challengers[version]
+        x = self._encoded.get(own.schema.digest)
+        if x is None:
+            x = self._encoded[own.schema.digest] = own.schema.encode(self._context)[None]
+        mix = mixes((self._context,), own.scorer, strict=True)
+        found: NDArray[np.float64] = own.scorer.distribution(x, self._mask, mix)[0]
+        return found
 
 
 def key_id(key: Ed25519PublicKey) -> str:
