@@ -6,7 +6,8 @@ the unit; the salts differ, so places in two layers or experiments tell nothing 
 * A **layer** owns :data:`BUCKETS` buckets; its experiments own disjoint runs of them, so a unit is
   in at most one experiment of a layer. An experiment that is added takes free buckets and moves
   nobody.
-* Within an experiment a second hash picks the variant by its share.
+* Within an experiment a second hash picks the variant by its share. Of two variants the last one
+  may grow (1, 5, 25 %): whom it has it keeps.
 * A **holdout** is a share of units that no experiment touches.
 * In **A/A mode** all variants serve what the first one serves: what differs is the noise.
 

@@ -88,6 +88,15 @@ def test_an_experiment_that_is_added_moves_nobody():
         after.free(5_000)
 
 
+def test_a_variant_that_grows_keeps_its_units():
+    served: set[str] = set()
+    for share in (0.01, 0.05, 0.25, 0.5):
+        split = Experiment("e", "s", (Variant("a", 1 - share, "1"), Variant("b", share, "2")))
+        now = {unit for unit in UNITS if split.assign(unit).variant == "b"}
+        assert served < now
+        served = now
+
+
 def test_layers_are_independent_and_a_common_holdout_is_out_of_all():
     layers = [Layer(name, (experiment(name + "x"),), holdout=0.1) for name in ("one", "two")]
     count = Counter(tuple(each.variant for each in assign_all(layers, unit)) for unit in UNITS)
