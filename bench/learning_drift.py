@@ -7,6 +7,11 @@ For a router that knows contexts the bar is the same, so one that spreads its ch
 pass it at once; the plain best fixed arm is the harder case. What is not reached within the stream
 counts as its whole second half.
 
+A new arm's share is that of a learner's choices, without exploration. The fair share is what a
+learner that had the arm from the start gives it, on average over its last looks: where two arms are
+about as good, a single look's share jumps from next to nothing to most. For the same reason the
+share on average over all seeds is given too.
+
 An arm is added and removed by ``rearm``, which keeps what is known of the arms that stay. The
 served system trains anew each round on the log encoded for the pool's arms, where a new arm has no
 rows yet and a removed one's are left out, so both start from the same knowledge.
@@ -36,8 +41,10 @@ SEEDS = 10
 BEFORE, AFTER = 1_024, 2_048
 DRAWN = 3
 """Seeds whose whole recovery is drawn; the others end when they have recovered."""
-STAYING = 5
+STAYING = 10
 """Seeds of a stream without a change, and of arms that join and leave."""
+LAST = 16
+"""Looks that make up a fair share."""
 TIMES = 3.0
 LOST = 0.01
 FAIR = 0.8
@@ -115,8 +122,8 @@ def stayed(job: Job) -> float:
     return float(np.mean(earned))
 
 
-def joined(job: Job) -> float:
-    """Requests from an arm's arrival until it has its fair share of a learner's choices."""
+def joined(job: Job) -> tuple[float, list[float]]:
+    """A fair share of the best arm, and what a learner gives it at each look from its arrival."""
     course = _whole(job.stream).split(job.seed)
     best = int(course.train.rewards.mean(axis=0).argmax())
     without = streams.over_arms(course, [i for i in range(len(course.arms)) if i != best])
@@ -124,15 +131,18 @@ def joined(job: Job) -> float:
         always, late = (_router(job.router, each, job.seed) for each in (course, without))
         assert isinstance(always, Learning)
         assert isinstance(late, Learning)
-        _pass(always, course, job.seed, job.before + job.after)
-        fair = FAIR * always.shares(course)[best]
+        rows = _pass(always, course, job.seed, job.before + job.after - LAST * REFRESH)
+        usual = [_shared(always, course, next(rows), best) for _ in range(LAST)]
         rows = _pass(late, without, job.seed, job.before)
         late.rearm(course)
-        for done in range(REFRESH, job.after + 1, REFRESH):
-            late.serve(course, next(rows))
-            if late.shares(course)[best] >= fair:
-                return float(done)
-    return float(job.after)
+        looks = range(0, job.after, REFRESH)
+        return float(np.mean(usual)), [_shared(late, course, next(rows), best) for _ in looks]
+
+
+def _shared(router: Learning, course: Course, rows: NDArray[np.int64], arm: int) -> float:
+    """An arm's share after these rows."""
+    router.serve(course, rows)
+    return float(router.shares(course)[arm])
 
 
 def left(job: Job) -> float:
@@ -194,7 +204,7 @@ def measured(quick: bool) -> Report:  # noqa: FBT001 — as above
             found = {name: each(stayed, table, name, staying) for name in WATCHED}
             rows.append(_lost(table, found))
         for name in JOINING:
-            rows.append(_joined(name, each(joined, "llmrouter9", name, staying), after))
+            rows += _joined(name, each(joined, "llmrouter9", name, staying), after)
             rows.append(_left(name, each(left, "llmrouter9", name, staying)))
     return Report(tuple(rows), tuple(drawn))
 
@@ -236,14 +246,33 @@ def _lost(table: str, found: Mapping[str, Sequence[float]]) -> Measure:
     )
 
 
-def _joined(name: str, values: Sequence[float], after: int) -> Measure:
+def _joined(name: str, found: Sequence[tuple[float, Sequence[float]]], after: int) -> list[Measure]:
+    """A row of the seeds one by one, and one of their mean share."""
+    values = [fair_after(share, fair, after) for fair, share in found]
     never = sum(one >= after for one in values)
-    return Measure(
-        measure=f"requests until a new arm has {FAIR:.0%} of its fair share: {name} "
-        f"(s.e. {spread(values):.0f}, not within {after:,}: {never} of {len(values)})",
-        value=round(float(np.mean(values))),
-        unit="requests",
-    )
+    fair = float(np.mean([one[0] for one in found]))
+    share = np.mean([one[1] for one in found], axis=0)
+    what = f"requests until a new arm has {FAIR:.0%} of its fair share"
+    return [
+        Measure(
+            measure=f"{what}: {name} "
+            f"(s.e. {spread(values):.0f}, not within {after:,}: {never} of {len(values)})",
+            value=round(float(np.mean(values))),
+            unit="requests",
+        ),
+        Measure(
+            measure=f"{what} on average over {len(found)} seeds: {name}",
+            value=round(fair_after(share.tolist(), fair, after)),
+            unit="requests",
+            reference=f"fair share: {fair:.3f}, the last looks': {share[-LAST:].mean():.3f}",
+        ),
+    ]
+
+
+def fair_after(share: Sequence[float], fair: float, after: int) -> float:
+    """Requests until a share is fair; ``after`` where it never is."""
+    enough = (i + 1 for i, one in enumerate(share) if one >= FAIR * fair)
+    return float(REFRESH * next(enough, after // REFRESH))
 
 
 def _left(name: str, values: Sequence[float]) -> Measure:

@@ -7,7 +7,11 @@ The baselines are members too, so a learner that does harm gives way to them; an
 to beat the best fixed arm, the first leaves that arm only for a gain that stands out.
 
 It also watches each arm's residuals. Where an arm has changed (:mod:`learners.drift`), all members
-start again from the newest rows, and of the changed arm from those since the change.
+start again from the newest rows, and of the changed arm from those since the change. So are
+arms that have changed places by little each, which only their differences tell.
+
+An arm that joins has the others' evidence against it. While it has served little, the draws of a
+voting scorer are spread wider for it, so that an unlucky start does not keep it out.
 """
 
 from collections.abc import Sequence
@@ -24,6 +28,7 @@ from learners.errors import SpecError
 from learners.interactions import COLUMNS, Interactions, joined
 from learners.schedule import EXPLORATION_PARAMS, Moments, checked_params
 from learners.scorers.base import Scorer
+from learners.scorers.ensemble import Ensemble
 from learners.trials import Trials, tried
 
 NAME = "auto"
@@ -48,8 +53,14 @@ _FEW = 0.005
 """Share of the log that may be pending when a scorer is frozen without it."""
 WARM_UP = 2 * LOOK
 """Interactions before any arm is watched."""
+_ROWS_TO_TELL = 32
+"""Interactions an arm before the arms' differences are watched."""
 RECENT = 2_048
 """Newest rows that are kept, to start from when an arm has changed."""
+NEWCOMER = 256
+"""Interactions of an arm that joined until it is known as well as the others."""
+WIDER = 3.0
+"""How many times as wide the draws are of an arm that joined and has not served yet."""
 OWN = "own"
 BASELINE = "best_fixed"
 CAUTION = "caution"
@@ -66,6 +77,9 @@ class State:
         pending: the interactions since, fewer than a piece.
         recent: the newest of those that were learnt.
         watched: the detectors, ``(K, s)``.
+        unknown: interactions that each arm that joined is short of :data:`NEWCOMER`, ``(K,)``.
+        contrast: whether the arms' differences have turned round.
+        looked: how many of ``pending``, from the first on, the detectors have seen.
     """
 
     spec: Spec
@@ -77,8 +91,11 @@ class State:
     pending: Interactions
     recent: Interactions
     watched: NDArray[np.float64]
+    unknown: NDArray[np.int64]
+    contrast: drift.Contrast
     moments: Moments
     seen: int = 0
+    looked: int = 0
     changes: int = 0
 
 
@@ -111,6 +128,8 @@ def init(spec: Spec) -> State:
         pending=none,
         recent=none,
         watched=drift.start(str(params["drift"]), len(spec.arms)),
+        unknown=np.zeros(len(spec.arms), dtype=np.int64),
+        contrast=drift.Contrast(np.zeros(len(spec.arms))),
         moments=Moments(),
     )
 
@@ -164,18 +183,18 @@ def learn(state: State, interactions: Interactions) -> State:
     if not told.any():
         return state
     rows = joined([state.pending, interactions if told.all() else interactions.rows(told)])
-    start, looked = 0, len(state.pending) // LOOK * LOOK
+    start, looked = 0, state.looked
     while start + looked + LOOK <= len(rows):
         now = rows.rows(slice(start + looked, start + looked + LOOK))
-        watched, alarms = _watched(state, now)
-        state, looked = replace(state, watched=watched), looked + LOOK
-        changed = bool((alarms >= 0).any())
+        state, alarms = _watched(state, now)
+        looked += LOOK
+        changed = bool(((alarms >= 0) | state.contrast.changed).any())
         if not changed and looked < _piece(state):
             continue
         piece = rows.rows(slice(start, start + looked))
         state = _restarted(_tested(state, piece), alarms) if changed else _taught(state, piece)
         start, looked = start + looked, 0
-    return replace(state, pending=rows.rows(slice(start, len(rows))))
+    return replace(state, pending=rows.rows(slice(start, len(rows))), looked=looked)
 
 
 def _piece(state: State) -> int:
@@ -204,14 +223,23 @@ def _taught(state: State, piece: Interactions) -> State:
     return replace(_tested(state, piece), states=states, scorers=_frozen(state.names, states))
 
 
-def _watched(state: State, rows: Interactions) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """The detectors after some rows, and the row of each arm's alarm or -1."""
-    if state.seen < WARM_UP:  # the first predictions are off by themselves
-        return state.watched, np.full(len(state.watched), -1, dtype=np.int64)
-    predicted = state.scorers[0].greedy().scores(rows.x)
-    residual = rows.reward - predicted[np.arange(len(rows)), rows.action]
-    residual /= state.moments.scale
-    return drift.alarms(str(state.params["drift"]), state.watched, rows.action, residual)
+def _watched(state: State, rows: Interactions) -> tuple[State, NDArray[np.int64]]:
+    """The state with the detectors after some rows, and the row of each arm's alarm or -1."""
+    served = np.bincount(rows.action, minlength=len(state.unknown))
+    state = replace(state, unknown=np.maximum(state.unknown - served, 0))
+    kind = str(state.params["drift"])
+    if state.seen < WARM_UP or kind == "none":  # the first predictions are off by themselves
+        return state, np.full(len(state.watched), -1, dtype=np.int64)
+    predicted = state.scorers[0].greedy().scores(rows.x) / state.moments.scale
+    promised = predicted[np.arange(len(rows)), rows.action]
+    residual = rows.reward / state.moments.scale - promised
+    watched, alarms = drift.alarms(kind, state.watched, rows.action, residual)
+    state = replace(state, watched=watched)
+    if state.seen >= _ROWS_TO_TELL * len(state.spec.arms):
+        usual = np.where(rows.eligible, predicted, 0.0).sum(1) / rows.eligible.sum(1)
+        contrast = state.contrast.after(rows.action, promised - usual, residual)
+        state = replace(state, contrast=contrast)
+    return state, alarms
 
 
 def _restarted(state: State, alarms: NDArray[np.int64]) -> State:
@@ -222,10 +250,13 @@ def _restarted(state: State, alarms: NDArray[np.int64]) -> State:
         alarms: each arm's row among them, or -1. The other arms' detectors go on, as what changed
             one may have changed them too.
     """
-    recent = state.recent
+    recent, turned = state.recent, state.contrast.changed
     index = np.arange(len(recent)) - (len(recent) - LOOK)
     alarm = alarms[recent.action]
-    fresh = recent.rows((alarm < 0) | (index >= _since(index, recent.action, alarm)))
+    left = (alarm < 0) | (index >= _since(index, recent.action, alarm))
+    left &= ~turned[recent.action] | (index >= LOOK - state.contrast.rows)
+    fresh = recent.rows(left)
+    anew = drift.start(str(state.params["drift"]), len(state.spec.arms))
     states = []
     for name in state.names:
         module = _module(name)
@@ -236,6 +267,8 @@ def _restarted(state: State, alarms: NDArray[np.int64]) -> State:
         scorers=_frozen(state.names, states),
         trials=Trials.empty(len(state.names)),
         recent=fresh,
+        watched=np.where(turned[:, None], anew, state.watched),
+        contrast=drift.Contrast(np.zeros(len(turned))),
         changes=state.changes + 1,
     )
 
@@ -262,13 +295,22 @@ def freeze(state: State) -> Scorer:
     caution = _caution(state, chosen)
     few = len(state.pending) <= _FEW * state.seen
     if few and not caution:
-        return state.scorers[chosen]
+        return _welcoming(state, state.scorers[chosen])
     module, one = _module(state.names[chosen]), state.states[chosen]
     if not few:
         one = module.learn(one, state.pending)
     if caution:
         one = replace(one, params={**one.params, CAUTION: caution})
-    return module.freeze(one)
+    return _welcoming(state, module.freeze(one))
+
+
+def _welcoming(state: State, scorer: Scorer) -> Scorer:
+    """A voting scorer with wider draws, of the same mean, for each arm that joined lately."""
+    if not isinstance(scorer, Ensemble) or not state.unknown.any():
+        return scorer
+    wider = 1.0 + (WIDER - 1.0) * state.unknown / NEWCOMER
+    mean = scorer.weights.mean(axis=0)
+    return replace(scorer, weights=mean + wider[:, None] * (scorer.weights - mean))
 
 
 def _caution(state: State, chosen: int) -> float:
@@ -298,8 +340,9 @@ def rearm(state: State, spec: Spec) -> State:
         _module(name).rearm(one, _spec(name, spec, fresh.params))
         for name, one in zip(state.names, state.states, strict=True)
     )
-    watched = fresh.watched.copy()
-    watched[after] = state.watched[before]
+    watched, unknown = fresh.watched.copy(), np.full(len(spec.arms), NEWCOMER, dtype=np.int64)
+    watched[after], unknown[after] = state.watched[before], state.unknown[before]
+    looked = state.pending.rows(slice(0, state.looked))
     return replace(
         state,
         spec=spec,
@@ -308,6 +351,9 @@ def rearm(state: State, spec: Spec) -> State:
         pending=_over(state.pending, spec, before, after),
         recent=_over(state.recent, spec, before, after),
         watched=watched,
+        unknown=unknown,
+        contrast=fresh.contrast,
+        looked=len(_over(looked, spec, before, after)),
     )
 
 
@@ -333,11 +379,15 @@ def snapshot(state: State) -> bytes:
     for rows in _ROWS:
         for column in COLUMNS:
             tensors[f"{rows}_{column}"] = getattr(getattr(state, rows), column)
-    tensors |= {"watched": state.watched, "gain": state.trials.gain, "square": state.trials.square}
+    tensors |= {"watched": state.watched, "unknown": state.unknown}
+    tensors["contrast"] = state.contrast.evidence
+    tensors |= {"gain": state.trials.gain, "square": state.trials.square}
     numbers = {
         "moments": state.moments.as_json(),
         "count": state.trials.count,
+        "contrast": state.contrast.rows,
         "seen": state.seen,
+        "looked": state.looked,
         "changes": state.changes,
     }
     return files.pack(files.owner(NAME, state.spec, state.params), numbers, tensors)
@@ -363,8 +413,11 @@ def restore(spec: Spec, data: bytes) -> State:
         scorers=_frozen(empty.names, states),
         trials=Trials(float(numbers["count"]), tensors["gain"], tensors["square"]),
         watched=tensors["watched"],
+        unknown=tensors["unknown"],
         moments=Moments(**numbers["moments"]),
+        contrast=drift.Contrast(tensors["contrast"], int(numbers["contrast"])),
         seen=int(numbers["seen"]),
+        looked=int(numbers["looked"]),
         changes=int(numbers["changes"]),
         **rows,
     )

@@ -1,4 +1,4 @@
-"""When an arm has changed: detectors over a learner's residuals, which trigger forgetting.
+"""When arms have changed: detectors over a learner's residuals, which trigger forgetting.
 
 A residual is what an interaction earned less what the learner predicted, in standard deviations
 of reward, so it stays about 0 while the arm stays as it was, whatever the contexts.
@@ -16,13 +16,16 @@ gave an alarm in 10 and ``adwin`` in none. A jump of one standard deviation was 
 and a threshold of 45 it gave an alarm in 1 of the streams without any change, but did not find most
 jumps of a third, as where the two arms of a table of pass or fail are swapped.
 
+Small changes of many arms at once, which no arm's own mean shows in time, are seen by
+:class:`Contrast`: whether the arms that were promised to be better still are.
+
 A learner that steps row by row holds a detector an arm, as ``river_linear`` does. One that adds
 whole batches up calls :func:`alarms`, clears the arms that it names and learns their rows from the
 alarm on.
 """
 
 from dataclasses import astuple, dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -174,3 +177,55 @@ def alarms(
                 last[each] = row
         after[each] = detector.numbers()
     return after, last
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Contrast:
+    """Whether what tells the arms apart has turned round, by a cumulative sum over all arms.
+
+    Each interaction's advantage ``a`` is what its arm was predicted to earn more than the eligible
+    arms do on average, its residual ``e`` what it earned more than predicted, both in standard
+    deviations of reward. If the prediction ``p`` holds, the reward is about ``p``; if the arms have
+    changed places, about ``p - 2 a``. The evidence is the log of the likelihood ratio of the two
+    for normal noise of deviation 1, ``-2 a (e + a)``, summed and never below 0 (Page 1954). Each
+    context's own advantage counts, so a swap is seen that hardly moves an arm's mean: of advantages
+    of a quarter of a deviation after 110 interactions in the median, after 312 at worst of 200
+    streams. Advantages that are merely too large tell of nothing: where half of each was left, 3
+    of 100 streams of 5,000 gave an alarm, and none where all was.
+
+    Attributes:
+        evidence: what each arm's interactions add to the sum, shape ``(K,)``.
+        rows: interactions since the sum was last 0: the likeliest time of the change.
+    """
+
+    evidence: Floats
+    rows: int = 0
+
+    THRESHOLD: ClassVar[float] = 16.0
+    """Where the predictions hold, a false alarm in ``exp(16)``, nine million, interactions."""
+
+    @property
+    def changed(self) -> NDArray[np.bool_]:
+        """The arms that have changed places, ``(K,)``: none until the evidence is enough."""
+        enough = float(self.evidence.sum()) > self.THRESHOLD
+        return np.asarray((self.evidence > 0) & enough, dtype=np.bool_)
+
+    def after(self, arm: NDArray[np.int64], advantage: Floats, residual: Floats) -> "Contrast":
+        """The sum with further interactions; once the evidence is enough they are only counted.
+
+        Args:
+            arm: that served each, shape ``(n,)``.
+            advantage: shape ``(n,)``.
+            residual: shape ``(n,)``.
+        """
+        each, total, rows = self.evidence.copy(), float(self.evidence.sum()), self.rows
+        added = (-2.0 * advantage * (residual + advantage)).tolist()
+        for place, value in zip(arm.tolist(), added, strict=True):
+            rows += 1
+            if total > self.THRESHOLD:
+                continue
+            total += value
+            each[place] += value
+            if total <= 0:
+                each[:], total, rows = 0.0, 0.0, 0
+        return Contrast(each, rows)

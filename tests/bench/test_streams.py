@@ -106,3 +106,9 @@ def test_endpoints_take_the_snapshots_of_march_and_then_of_june():
     assert np.allclose(change.before.train.rewards, [0.1, 0.9])
     assert np.allclose(change.after.train.rewards, [0.6, 0.3])
     assert change.best_after == pytest.approx(0.6)
+
+
+def test_a_share_is_fair_from_the_first_look_that_is_near_enough():
+    assert learning_drift.fair_after([0.1, 0.15, 0.17, 0.0], 0.2, 256) == 3 * streams.REFRESH
+    assert learning_drift.fair_after([0.1, 0.15], 0.2, 2_048) == 2_048
+    assert learning_drift.fair_after([0.0], 0.0, 2_048) == streams.REFRESH
