@@ -16,6 +16,7 @@ For what is looked at more than once: :mod:`learners.sequences`.
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
@@ -233,6 +234,7 @@ def empirical_bernstein(
     return _estimate("empirical_bernstein", groups, halves, level=level, effective_n=effective_n)
 
 
+@lru_cache(maxsize=1024)
 def student_quantile(p: float, degrees: int) -> float:
     """Student's t: where its distribution function is ``p``, 0 < p < 1, by bisection."""
     if p < 0.5:
