@@ -88,8 +88,7 @@ def decide(
     choice to the champion (see ``version``); a shadow is left out. Of ``user`` only a hash stays.
 
     Raises:
-        ContextError: The context does not fit the bundle's schema.
-        SpecError: A score is not finite.
+        LearnersError: The context does not fit the bundle's schema, or a score is not finite.
         NoArmError: ``eligible`` is empty, or lacks the fallback arm of an expired bundle.
     """
     if not eligible:
@@ -104,10 +103,8 @@ def decide(
         reading = Reading(bundle, context, eligible)
         version, spread = _spread(bundle, reading, belongs.version if belongs else None)
         arm = draw(spread, unit_interval(decision_id, bundle.digest))
-        distribution, chosen = (
-            _over(bundle, eligible, spread),
-            eligible.index(bundle.arms[arm].name),
-        )
+        distribution = _over(bundle, eligible, spread)
+        chosen = eligible.index(bundle.arms[arm].name)
         shadows = _shadows(bundle, reading, decision_id, arm)
     return Decision(
         decision_id=decision_id,

@@ -62,7 +62,7 @@ class DecisionLine(msgspec.Struct, frozen=True, kw_only=True):
     distribution: list[Probability]
     action: Text
     propensity: float
-    mode: Literal["policy", "fallback", "retry"] = "policy"
+    mode: Literal["policy", "fallback", "retry", "shadow"] = "policy"
     retry_of: Text | None = None
     session_id: Text | None = None
     episode_id: Text | None = None
@@ -89,7 +89,7 @@ _COUNT = "a whole number from 0 to 2^63 - 1"
 _REMEDY: Mapping[str, str] = {
     "": "a JSON object",
     "decision_id": "a UUIDv7",
-    "retry_of": "the UUIDv7 of the decision that failed, or null",
+    "retry_of": "the UUIDv7 of the decision that failed, or that a shadow watched, or null",
     "version": _COUNT,
     "serial": _COUNT,
     "at": "an RFC 3339 time with its zone, such as 2026-01-31T12:00:00Z",
@@ -98,7 +98,7 @@ _REMEDY: Mapping[str, str] = {
     "eligible": f"1 to {MAX_ARMS} arms, each {_TEXT}",
     "distribution": "the probability of each eligible arm, from 0 to 1",
     "propensity": "the served probability of the action",
-    "mode": "policy, fallback or retry",
+    "mode": "policy, fallback, retry or shadow",
     "shadows": f"at most {MAX_SHADOWS} objects with version, action, propensity and served",
     "values": f"numbers of at least 0, named as in {list(OUTCOMES)}",
 }
@@ -117,6 +117,10 @@ def read_decision(line: bytes, now: datetime) -> tuple[UUID, DecisionLine]:
     found = read_id("decision_id", row.decision_id, now)
     if row.retry_of is not None:
         read_id("retry_of", row.retry_of, now)
+    elif row.mode == "shadow":
+        raise InvalidEventError(
+            "retry_of", "retry_of is missing: a decision of mode shadow names the one that served"
+        )
     check_time("at", row.at, now)
     _check_distribution(row)
     return found, row

@@ -72,6 +72,13 @@ WHERE (interactions.reward, interactions."values", interactions.said, interactio
 """
 
 
+_OF_SHADOWS = """
+SELECT u.id FROM unnest(CAST(:ids AS uuid[])) AS u(id) CROSS JOIN LATERAL (
+  SELECT mode FROM decisions WHERE decision_id = u.id AND policy_id = :policy OFFSET 0
+) d WHERE d.mode = 'shadow'
+"""
+
+
 def take_due(
     connection: sa.Connection, policy: StoredPolicy, now: datetime, limit: int
 ) -> list[UUID]:
@@ -119,6 +126,8 @@ def write(
     """Store new interactions at the log's end, and amend known ones.
 
     A row is (decision, reward, values as JSON, what each source said of each metric as JSON).
+    What a shadow's arm made of a request that another served takes no place in the log: it is at
+    position 0, where nobody reads who learns or judges (see :mod:`storage.pairs`).
 
     Positions become visible in their order, since the policy's row is locked until the commit.
     """
@@ -131,6 +140,7 @@ def write(
             {"ids": [str(row[0]) for row in rows], "policy": policy_id},
         )
     )
+    known |= _of_shadows(connection, policy_id, [row[0] for row in rows])
     fresh = [row[0] for row in rows if row[0] not in known]
     end: int = connection.execute(
         sa.text(
@@ -155,6 +165,14 @@ def write(
     )
 
 
+def _of_shadows(connection: sa.Connection, policy_id: UUID, ids: Sequence[UUID]) -> set[UUID]:
+    return set(
+        connection.scalars(
+            sa.text(_OF_SHADOWS), {"ids": [str(one) for one in ids], "policy": policy_id}
+        )
+    )
+
+
 def read(
     connection: sa.Connection,
     policy_id: UUID,
@@ -176,8 +194,8 @@ def newest_ids(connection: sa.Connection, policy_id: UUID, limit: int) -> list[U
     return list(
         connection.scalars(
             sa.text(
-                "SELECT decision_id FROM interactions WHERE policy_id = :policy "
-                "ORDER BY position DESC LIMIT :limit"
+                "SELECT decision_id FROM interactions "
+                "WHERE policy_id = :policy AND position > 0 ORDER BY position DESC LIMIT :limit"
             ),
             {"policy": policy_id, "limit": limit},
         )
@@ -199,13 +217,18 @@ def due_policies(connection: sa.Connection, now: datetime) -> list[UUID]:
 
 
 def counts(connection: sa.Connection, policy_id: UUID) -> Mapping[str, Any]:
-    """How many decisions of a policy there are, waiting, joined, and joined without a reward."""
+    """How many decisions of a policy there are, waiting, joined, and joined without a reward.
+
+    Those of shadows count until they are joined, and then no more.
+    """
     return dict(
         connection.execute(
             sa.text(
-                "SELECT (SELECT count(*) FROM decisions WHERE policy_id = :p) AS decisions, "
+                "SELECT (SELECT count(*) FROM decisions WHERE policy_id = :p) - "
+                "count(*) FILTER (WHERE position = 0) AS decisions, "
                 "(SELECT count(*) FROM pending_joins WHERE policy_id = :p) AS pending, "
-                "count(*) AS joined, count(*) FILTER (WHERE reward IS NULL) AS unrewarded "
+                "count(*) FILTER (WHERE position > 0) AS joined, "
+                "count(*) FILTER (WHERE reward IS NULL AND position > 0) AS unrewarded "
                 "FROM interactions WHERE policy_id = :p"
             ),
             {"p": policy_id},
@@ -224,7 +247,8 @@ def reward_series(
             "WITH log AS (SELECT d.at, d.version, i.reward, (i.\"values\"->>'cost_usd')::float8 "
             "AS cost FROM interactions i JOIN decisions d "
             "ON d.decision_id = i.decision_id AND d.policy_id = i.policy_id "
-            "WHERE i.policy_id = :p AND i.reward IS NOT NULL AND d.at >= :since), "
+            "WHERE i.policy_id = :p AND i.reward IS NOT NULL AND i.position > 0 "
+            "AND d.at >= :since), "
             "span AS (SELECT min(at) AS low, greatest(max(at), min(at) + interval '1 s') AS high "
             "FROM log) "
             "SELECT least(floor(extract(epoch FROM at - low) / extract(epoch FROM high - low) "
@@ -243,7 +267,8 @@ def arm_shares(connection: sa.Connection, policy_id: UUID, *, last: int) -> list
         sa.text(
             "SELECT d.action AS arm, count(*) AS n, avg(i.reward) AS reward, "
             "avg((i.\"values\"->>'cost_usd')::float8) AS cost_usd FROM "
-            "(SELECT decision_id, policy_id, action FROM decisions WHERE policy_id = :p "
+            "(SELECT decision_id, policy_id, action FROM decisions "
+            "WHERE policy_id = :p AND mode <> 'shadow' "
             "ORDER BY decision_id DESC LIMIT :last) d LEFT JOIN interactions i "
             "ON i.decision_id = d.decision_id AND i.policy_id = d.policy_id "
             "GROUP BY d.action ORDER BY n DESC, arm"

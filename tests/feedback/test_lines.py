@@ -41,6 +41,11 @@ def test_a_valid_line_is_read_as_it_was_sent():
     assert isinstance(row.context["tokens"], int), "a category's 12 must not become 12.0"
 
 
+def test_a_shadows_line_names_the_decision_that_served():
+    assert refusal(decision_line(GOOD, mode="shadow")).field == "retry_of"
+    read_decision(decision_line(GOOD, mode="shadow", retry_of=str(new_id())), T0)
+
+
 @pytest.mark.parametrize(
     ("field", "value", "remedy"),
     [
@@ -76,7 +81,7 @@ def test_a_valid_line_is_read_as_it_was_sent():
         ("propensity", 0.5, "log the served probability"),
         ("propensity", 0.75001, "log the served probability"),
         ("propensity", "high", "the served probability"),
-        ("mode", "guess", "policy, fallback or retry"),
+        ("mode", "guess", "policy, fallback, retry or shadow"),
         ("session_id", 7, "give a text"),
         ("episode_id", "x" * 257, "give a text"),
         ("edge_id", "a\x00", "without NUL"),
