@@ -3,10 +3,9 @@
 For rewards that jump with the context, where a line does not fit: a leaf splits when enough rows
 say which split is best (Domingos & Hulten 2000; for regression Ikonomovska et al. 2011). A tree of
 River's can not be saved but by pickle, which is not safe to load, so what is learnt is the window:
-the last interactions, in order. ``freeze`` grows the trees from it, row by row, and exports their
-nodes. So what has left the window is forgotten, which is how the trees adapt; the same log gives
-the same trees in pieces as at once; and growing costs anew each time: at 87 columns about 1 ms a
-row.
+the last interactions, in order. ``freeze`` grows from it the trees that River would have grown row
+by row (:mod:`learners.hoeffding`), and exports their nodes. So what has left the window is
+forgotten, which is how the trees adapt, and the same log gives the same trees in pieces as at once.
 
 Because a window is short, a tree splits on less evidence than River's own defaults ask for.
 """
@@ -16,12 +15,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from river import tree
-from river.tree.splitter import QOSplitter
 
+from learners import hoeffding
 from learners import snapshot as files
 from learners.contract import Params, Promise, Spec, check, kept
 from learners.errors import SpecError
+from learners.hoeffding import Growth, Node
 from learners.interactions import Interactions
 from learners.schedule import EXPLORATION_PARAMS, Moments, checked_params, explore
 from learners.scorers.trees import Trees
@@ -105,11 +104,11 @@ def _added(moments: Moments, log: Interactions) -> Moments:
 
 def freeze(state: State) -> Trees:
     """The trees, grown from the window."""
-    nodes: list[tuple[float, ...]] = []
+    nodes: list[Node] = []
     roots = []
     for arm in range(len(state.spec.arms)):
         roots.append(len(nodes))
-        nodes += flattened(grown(state, arm)._root, len(nodes))  # noqa: SLF001 -- River shows no nodes
+        nodes += grown(state, arm, len(nodes))
     feature, threshold, left, right, value = np.array(nodes).T
     return Trees(
         arms=state.spec.arms,
@@ -124,49 +123,26 @@ def freeze(state: State) -> Trees:
     )
 
 
-def grown(state: State, arm: int) -> Any:
-    """River's tree of an arm, which predicts standard deviations from the mean."""
+def grown(state: State, arm: int, start: int = 0) -> list[Node]:
+    """An arm's tree, which predicts standard deviations from the mean; ``start`` is its root."""
     chosen = state.action == arm
     x = state.x[chosen].astype(np.float64)
-    found: Any = tree.HoeffdingTreeRegressor(
-        grace_period=int(state.params["grace"]),
-        max_depth=int(state.params["depth"]),
-        delta=float(state.params["confidence"]),
-        tau=float(state.params["tie"]),
-        leaf_prediction="mean",
-        splitter=QOSplitter(),
-        stop_mem_management=False,
-        max_size=float("inf"),
-    )
     # What does not vary in the window can not split it.
-    columns = np.flatnonzero(np.ptp(x, axis=0) > 0).tolist() if len(x) else []
+    columns = np.flatnonzero(np.ptp(x, axis=0) > 0) if len(x) else np.zeros(0, dtype=np.int64)
     targets = (state.reward[chosen] - state.moments.mean) / state.moments.scale
-    rows = zip(x[:, columns].tolist(), targets.tolist(), state.weight[chosen].tolist(), strict=True)
-    for values, target, weight in rows:
-        found.learn_one(dict(zip(columns, values, strict=True)), target, w=weight)
-    return found
-
-
-def flattened(root: Any, start: int) -> list[tuple[float, ...]]:
-    """River's nodes as rows of feature, threshold, left, right, value; ``start`` is the first's.
-
-    Without a root, as of an arm without interactions, it is a leaf of value 0.
-    """
-    if root is None:
-        return [(0, 0.0, start, start, 0.0)]
-    nodes: list[tuple[float, ...]] = []
-    waiting = [root]
-    last = start
-    for node in waiting:  # which grows: breadth first, so children come after their parents
-        here = start + len(nodes)
-        value = float(node.stats.mean.get())
-        if hasattr(node, "children"):
-            waiting += node.children
-            nodes.append((node.feature, node.threshold, last + 1, last + 2, value))
-            last += 2
-        else:
-            nodes.append((0, 0.0, here, here, value))
-    return nodes
+    rows = hoeffding.Rows.of(x[:, columns], targets, state.weight[chosen])
+    growth = Growth(
+        depth=int(state.params["depth"]),
+        grace=float(state.params["grace"]),
+        confidence=float(state.params["confidence"]),
+        tie=float(state.params["tie"]),
+    )
+    return [
+        (float(columns[int(column)]) if left > here else 0.0, threshold, left, right, value)
+        for here, (column, threshold, left, right, value) in enumerate(
+            hoeffding.grown(rows, growth, start), start
+        )
+    ]
 
 
 def rearm(state: State, spec: Spec) -> State:

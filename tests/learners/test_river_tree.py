@@ -2,6 +2,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from river import tree
+from river.tree.splitter import QOSplitter
 
 from learners import river_linear, river_tree
 from learners.contract import Spec
@@ -17,15 +19,48 @@ def jumping(log):
     return replace(log, reward=reward + np.random.default_rng(2).normal(size=len(log)) / 20)
 
 
-def test_the_scorer_scores_as_river_itself_does_over_1000_contexts(schema, log_of, contexts_of):
+def rivers(state, arm):
+    """River's own tree of an arm, which learns the window row by row."""
+    chosen = state.action == arm
+    found = tree.HoeffdingTreeRegressor(
+        grace_period=int(state.params["grace"]),
+        max_depth=int(state.params["depth"]),
+        delta=float(state.params["confidence"]),
+        tau=float(state.params["tie"]),
+        leaf_prediction="mean",
+        splitter=QOSplitter(),
+        stop_mem_management=False,
+        max_size=float("inf"),
+    )
+    targets = (state.reward[chosen] - state.moments.mean) / state.moments.scale
+    x = state.x[chosen].astype(np.float64).tolist()
+    for row, target, weight in zip(x, targets.tolist(), state.weight[chosen].tolist(), strict=True):
+        found.learn_one(dict(enumerate(row)), target, w=weight)
+    return found
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {},
+        {"window": 350, "depth": 2},
+        {"grace": 7, "depth": 8, "tie": 0.0},
+        {"confidence": 0.9, "tie": 0.0},
+    ],
+)
+def test_the_scorer_scores_as_river_itself_does_over_1000_contexts(
+    schema, log_of, contexts_of, params
+):
     log = jumping(log_of(600, ARMS))
-    state = river_tree.learn(river_tree.init(Spec(schema, log.arms)), log)
+    weight = np.random.default_rng(3).uniform(0.3, 2.5, size=len(log))
+    log = replace(log, weight=weight)
+    state = river_tree.learn(river_tree.init(Spec(schema, log.arms, params)), log)
     scorer = river_tree.freeze(state)
     assert scorer.depth >= 2
     x = contexts_of(1_000, 8)
     scores = scorer.scores(x)
     for arm in range(ARMS):
-        model = river_tree.grown(state, arm)
+        model = rivers(state, arm)
         own = np.array([model.predict_one(dict(enumerate(row))) for row in x.tolist()])
         expected = state.moments.mean + own * state.moments.scale
         assert np.abs(scores[:, arm] - expected).max() < 1e-6
