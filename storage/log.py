@@ -29,7 +29,9 @@ COPY (
     ORDER BY position LIMIT %(limit)s
   ) i CROSS JOIN LATERAL (
     SELECT at, context, eligible, action, propensity, episode_id FROM decisions
-    WHERE decision_id = i.decision_id AND policy_id = i.policy_id OFFSET 0
+    WHERE decision_id = i.decision_id AND policy_id = i.policy_id
+      AND propensity <= 1  -- imported rows without one hold NaN: nobody may learn or judge by them
+    OFFSET 0
   ) d ORDER BY i.position
 ) TO STDOUT (NULL '')
 """

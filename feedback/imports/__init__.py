@@ -1,0 +1,1 @@
+"""Other systems' logs as decisions, outcomes and feedback; each format is one module, and pure."""

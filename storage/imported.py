@@ -1,0 +1,60 @@
+"""What was imported into a policy's log: rows that may lack a propensity, for the direct method."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from learners.records import Context
+
+_ROWS = sa.text("""
+SELECT d.context, d.eligible, d.action, d.propensity, i.reward
+FROM interactions i CROSS JOIN LATERAL (
+  SELECT context, eligible, action, propensity, mode FROM decisions
+  WHERE decision_id = i.decision_id AND policy_id = i.policy_id OFFSET 0
+) d
+WHERE i.policy_id = :policy AND i.reward IS NOT NULL AND d.mode = 'imported'
+  AND i.reward_version = :reward_version
+ORDER BY i.position DESC LIMIT :limit
+""")
+
+_COUNTS = sa.text("""
+SELECT count(*) AS decisions, count(*) FILTER (WHERE propensity = 'NaN') AS without_propensity
+FROM decisions WHERE policy_id = :policy AND mode = 'imported'
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class ImportedRow:
+    """A rewarded row; ``propensity`` is None where its log had none."""
+
+    context: Context
+    eligible: tuple[str, ...]
+    action: str
+    propensity: float | None
+    reward: float
+
+
+def read(
+    connection: sa.Connection, policy_id: UUID, *, reward_version: int, limit: int
+) -> Sequence[ImportedRow]:
+    """The newest imported rows that a reward has judged, in the log's order."""
+    given = {"policy": policy_id, "reward_version": reward_version, "limit": limit}
+    rows = [
+        ImportedRow(
+            row.context,
+            tuple(row.eligible),
+            row.action,
+            row.propensity if row.propensity <= 1 else None,
+            row.reward,
+        )
+        for row in connection.execute(_ROWS, given)
+    ]
+    return rows[::-1]
+
+
+def counts(connection: sa.Connection, policy_id: UUID) -> tuple[int, int]:
+    """How many decisions were imported, and how many of them have no propensity."""
+    row = connection.execute(_COUNTS, {"policy": policy_id}).one()
+    return row.decisions, row.without_propensity
