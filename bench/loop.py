@@ -24,6 +24,7 @@ from controlplane import agenda, candidates, logs, registry, rounds
 from controlplane.config import GateConfig, LearnerConfig, PolicyConfig
 from controlplane.publishing import Publisher
 from controlplane.registry import RewardBody
+from controlplane.release_config import ReleaseConfig
 from feedback import ingest
 from feedback.lines import MAX_LINES
 from feedback.metrics import Metric
@@ -41,6 +42,7 @@ ARMS = tuple(f"arm{i}" for i in range(8))
 CONFIG = PolicyConfig(
     learners=(LearnerConfig("linucb"),),
     auto_promote=True,
+    release=ReleaseConfig(stages=()),
     gate=GateConfig(min_interactions=100),
 )
 TEXTS = (

@@ -6,13 +6,13 @@ from uuid import UUID
 import sqlalchemy as sa
 import structlog
 
-from controlplane import config, publishing, rounds
+from controlplane import config, publishing, releases, rounds
 from controlplane.errors import InvalidError
 from controlplane.publishing import Publisher
 from feedback import join
-from storage import events, interactions, policies, versions, work
+from storage import events, interactions, policies, stages, versions, work
 from storage.partitions import ensure_partitions
-from storage.work import JOIN, REFRESH, ROUND, Due
+from storage.work import JOIN, REFRESH, RELEASE, ROUND, Due
 
 KEY_LIFE = timedelta(days=2)
 """How long an idempotency key is remembered."""
@@ -34,6 +34,8 @@ def find(connection: sa.Connection, now: datetime) -> list[Due]:
         work.notice(connection, policy_id, ROUND, now)
     for policy_id in versions.past_half_life(connection, now):
         work.notice(connection, policy_id, REFRESH, now)
+    for policy_id in stages.due_releases(connection, now):
+        work.notice(connection, policy_id, RELEASE, now)
     return work.find_due(connection, now)
 
 
@@ -44,6 +46,8 @@ def perform(engine: sa.Engine, publisher: Publisher, due: Due) -> None:
         settle(engine, due.policy_id, now)
     elif due.kind == ROUND:
         rounds.run_round(engine, publisher, due.policy_id, started_at=now)
+    elif due.kind == RELEASE:
+        releases.step(engine, publisher, due.policy_id, now=now)
     elif due.kind == REFRESH:
         with engine.begin() as connection:
             publishing.republish(

@@ -1,7 +1,7 @@
 """Train the candidates of a round, and weigh each against the champion on newer log. Pure."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -153,8 +153,16 @@ def weigh(
             champion_version=champion.version,
             look=look,
             candidates=len(candidates),
+            segments=judge.by_segment(own, standing, config, level, spread),
         )
 
+    return _each(candidates, evidence)
+
+
+def _each(
+    candidates: Sequence[Candidate], evidence: Callable[[Candidate], Evidence]
+) -> tuple[list[tuple[Candidate, Evidence | None]], dict[str, str]]:
+    """Each candidate's evidence, and why some have none."""
     found: list[tuple[Candidate, Evidence | None]] = []
     failed: dict[str, str] = {}
     for candidate in candidates:
@@ -205,6 +213,41 @@ class Log:
                 x, eligible, mixes(self.contexts, scorer)
             )
         return ope.evaluate(self.log, distribution, "dr", predicted=predicted)
+
+    def by_segment(
+        self,
+        own: Evaluation,
+        standing: Evaluation,
+        config: PolicyConfig,
+        level: float,
+        spread: float,
+    ) -> dict[str, Estimate]:
+        """The difference of two evaluations in each of the largest segments."""
+        feature, harm = config.segment, config.release.harm
+        if feature is None:
+            return {}
+        names = np.array([str(context.get(feature, "")) for context in self.contexts])
+        found: dict[str, Estimate] = {}
+        values, counts = np.unique(names, return_counts=True)
+        for at in np.argsort(-counts, kind="stable")[: harm.segments].tolist():
+            if counts[at] >= harm.min_rows and values[at]:
+                rows = names == values[at]
+                found[str(values[at])] = ope.difference(
+                    part_of(own, rows), part_of(standing, rows), level=level, reward_range=spread
+                )
+        return found
+
+
+def part_of(evaluation: Evaluation, rows: NDArray[np.bool_]) -> Evaluation:
+    """An evaluation on some of its rows."""
+    influence = evaluation.influence[rows]
+    return replace(
+        evaluation,
+        value=float(influence.mean()),
+        influence=influence,
+        weights=evaluation.weights[rows],
+        clusters=None if evaluation.clusters is None else evaluation.clusters[rows],
+    )
 
 
 def had_a_choice(row: Interaction) -> bool:

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from controlplane.errors import InvalidError
+from controlplane.errors import InvalidError, SettingError
+from controlplane.release_config import ReleaseConfig
 from kernels.signals import SIGNAL_SCHEMA
 from learners import catalogue
 from learners.contract import Spec
@@ -25,19 +26,6 @@ MAX_SOURCES = 1_000
 MAX_CELLS = 100_000_000
 """Rows × columns that a round may hold in memory: 800 MB."""
 _STRICT = ConfigDict(extra="forbid")
-
-
-class SettingError(ValueError):
-    """A setting is out of range.
-
-    Attributes:
-        field: the setting's name.
-    """
-
-    def __init__(self, field: str, message: str) -> None:
-        """Name the setting beside the message."""
-        super().__init__(message)
-        self.field = field
 
 
 @dataclass(frozen=True)
@@ -177,6 +165,7 @@ class PolicyConfig:
         auto_promote: whether a passed verdict publishes; otherwise it waits for a person.
         max_interactions: the newest part of the log that a round reads.
         sources: whose feedback counts, and for how much.
+        release: the steps from candidate to champion.
         shadow_dispatch: how many requests an edge also sends to a shadow's arm.
     """
 
@@ -191,6 +180,7 @@ class PolicyConfig:
     seed: int = 0
     gate: GateConfig = field(default_factory=GateConfig)
     sources: SourcesConfig = field(default_factory=SourcesConfig)
+    release: ReleaseConfig = field(default_factory=ReleaseConfig)
     shadow_dispatch: ShadowDispatchConfig = field(default_factory=ShadowDispatchConfig)
 
     def __post_init__(self) -> None:
@@ -237,6 +227,15 @@ class PolicyConfig:
     def schema(self) -> Schema:
         """The feature schema that the rows declare."""
         return Schema.from_json(self.features)
+
+    @property
+    def segment(self) -> str | None:
+        """The feature whose values are the segments in which nobody is to be worse off."""
+        harm = self.release.harm
+        if harm.feature is not None or harm.segments == 0:
+            return harm.feature
+        categories = [f.name for f in self.schema.features if f.kind == "category"]
+        return "domain" if "domain" in categories else next(iter(categories), None)
 
     @property
     def candidates(self) -> tuple[LearnerConfig, ...]:

@@ -9,6 +9,19 @@ class SettingsError(ControlPlaneError):
     """A setting is missing or malformed."""
 
 
+class SettingError(ValueError):
+    """A policy's setting is out of range.
+
+    Attributes:
+        field: the setting's name.
+    """
+
+    def __init__(self, field: str, message: str) -> None:
+        """Name the setting beside the message."""
+        super().__init__(message)
+        self.field = field
+
+
 class NotFoundError(ControlPlaneError):
     """There is no such thing in this project."""
 

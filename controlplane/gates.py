@@ -1,6 +1,7 @@
 """The gate: may this candidate serve? Pure; says why, number by number."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from controlplane.config import GateConfig
@@ -24,6 +25,7 @@ class Evidence:
         champion_version: whom it was compared with.
         look: how often this champion has been challenged, this time included.
         candidates: how many are judged at this look.
+        segments: candidate − champion in each of the largest segments, at the same level.
     """
 
     judged: int
@@ -36,6 +38,7 @@ class Evidence:
     champion_version: int
     look: int
     candidates: int
+    segments: Mapping[str, Estimate] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """Plain numbers for a verdict."""
@@ -44,6 +47,7 @@ class Evidence:
             "champion_version": self.champion_version,
             "look": self.look,
             "candidates": self.candidates,
+            "segments": {name: gap.as_json() for name, gap in self.segments.items()},
         }
         for name in (
             "value",
@@ -98,8 +102,8 @@ def level_of(gate: GateConfig, look: int, candidates: int) -> float:
     return 1.0 - 2.0 * spend
 
 
-def judge(evidence: Evidence, gate: GateConfig) -> Verdict:
-    """Judge one candidate."""
+def judge(evidence: Evidence, gate: GateConfig, *, harm: float = 0.05) -> Verdict:
+    """Judge one candidate; no segment may surely lose more than ``harm``."""
     others = [("champion", evidence.over_champion)]
     if evidence.over_best_fixed is not None:
         others.append(("best fixed arm", evidence.over_best_fixed))
@@ -118,11 +122,22 @@ def judge(evidence: Evidence, gate: GateConfig) -> Verdict:
         ),
         _about_one(evidence.mean_weight),
         *gains,
+        *(_unharmed(name, gap, harm) for name, gap in evidence.segments.items()),
     ]
     failed = [check for check in checks if not check.passed]
     if failed:
         return Verdict(False, "not released: " + "; ".join(c.detail for c in failed), tuple(checks))
     return Verdict(True, "better: " + "; ".join(c.detail for c in gains), tuple(checks))
+
+
+def _unharmed(segment: str, gap: Estimate, margin: float) -> Check:
+    passed = not gap.high < -margin
+    detail = (
+        f"{gap.value:+.4f} against the champion in segment {segment} "
+        f"({100 * gap.level:.2f} % interval {gap.low:+.4f} to {gap.high:+.4f}), "
+        f"{'not surely' if passed else 'surely'} below {-margin:g}"
+    )
+    return Check(f"harm {segment}", passed, gap.high, -margin, detail)
 
 
 def _at_least(name: str, value: float, bound: float, meaning: str) -> Check:

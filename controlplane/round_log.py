@@ -1,7 +1,7 @@
 """The log that a round reads: each context is encoded as it comes, and not kept."""
 
 import gc
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -109,10 +109,31 @@ def _fits(context: Context, schemas: Sequence[Schema]) -> bool:
     return True
 
 
+def keeping(feature: str | None) -> Callable[[Context], Context]:
+    """What keeps a feature of a context beside its :func:`preferences`."""
+    if feature is None:
+        return preferences
+
+    def kept(context: Context) -> Context:
+        value = context.get(feature)
+        if value is None or (isinstance(value, Sequence) and not isinstance(value, str)):
+            return preferences(context)
+        asked = preferences(context)
+        return {**asked, feature: value} if asked else _alone(feature, value)
+
+    return kept
+
+
 def preferences(context: Context) -> Context:
     """What a row keeps of its context."""
     names = _asked(tuple(context))
     return {name: context[name] for name in names} if names else _NOTHING
+
+
+@lru_cache(1_024)
+def _alone(feature: str, value: float | str) -> Context:
+    """One object for the many contexts that say the same."""
+    return {feature: value}
 
 
 @lru_cache(1_024)

@@ -11,7 +11,7 @@ from uuid import UUID
 import sqlalchemy as sa
 import structlog
 
-from controlplane import scorers
+from controlplane import release_entry, releases, scorers
 from controlplane.candidates import FAILURES, Candidate, Incumbent, train, weigh
 from controlplane.config import LearnerConfig, PolicyConfig, read_config
 from controlplane.errors import ControlPlaneError, StaleError
@@ -19,7 +19,7 @@ from controlplane.gates import Evidence, Verdict, judge
 from controlplane.grading import Graded, Grader
 from controlplane.publishing import CHAMPION, Publisher, promote
 from controlplane.revisions import told_apart
-from controlplane.round_log import RoundLog, preferences
+from controlplane.round_log import RoundLog, keeping
 from feedback import join
 from feedback.metrics import Metric
 from learners.bundle import arm_from_json
@@ -125,7 +125,7 @@ def run_round(
             upto=window.end,
             limit=config.max_interactions,
             reward_version=ground.reward_version,
-            kept=preferences,
+            kept=keeping(config.segment),
         )
         schemas = (config.schema, scorers.schema_of(standing.version))
         read = RoundLog.read(batches, schemas, limit=window.end - window.start)
@@ -224,7 +224,7 @@ def _window(end: int, config: PolicyConfig, standing: Standing) -> Window:
 def _verdict(evidence: Evidence | None, config: PolicyConfig) -> Verdict:
     if evidence is None:
         return Verdict(False, "not released: no interactions newer than the training", ())
-    return judge(evidence, config.gate)
+    return judge(evidence, config.gate, harm=config.release.harm.margin)
 
 
 def _store(
@@ -238,10 +238,10 @@ def _store(
     numbers = [_store_candidate(connection, story, one, now) for one in judged]
     winner = _winner(judged)
     held = _held(connection, ground)
-    published = None
+    published = release = None
     if winner is not None and held is None:
-        held = _publish(connection, publisher, ground, numbers[winner], now)
-        published = numbers[winner] if held is None else None
+        release, held = _publish(connection, publisher, ground, numbers[winner], now)
+        published = numbers[winner] if held is None and release is None else None
     named = list(zip(numbers, judged, strict=True))
     done = StoredRound(
         policy_id=policy_id,
@@ -255,6 +255,7 @@ def _store(
             "failed": story.failed,
             "passed": [n for n, one in named if one.verdict.passed],
             "published": published,
+            "release": release,
             "held": held,
             "trained_on": [ground.window.start, ground.window.cut],
             "judged_on": [ground.window.newer_than, ground.window.end],
@@ -277,6 +278,10 @@ def _held(connection: sa.Connection, ground: Ground) -> str | None:
     reward = policies.newest_reward(connection, policy.id)
     if reward is None or reward[0] != ground.reward_version:
         return "the reward has changed meanwhile"
+    rules = read_config(policy.config).release
+    soon = release_entry.too_soon(connection, policy.id, rules, datetime.now(UTC))
+    if soon is not None:
+        return soon
     return (
         None
         if _arms(connection, policy) == ground.arms
@@ -296,30 +301,46 @@ def _winner(judged: Sequence[Judged]) -> int | None:
 
 def _publish(
     connection: sa.Connection, publisher: Publisher, ground: Ground, number: int, now: datetime
-) -> str | None:
-    """Promote a version; returns why that could not be done, None where it was.
+) -> tuple[int | None, str | None]:
+    """Begin a version's release, or promote it where the policy has no stages.
 
-    What it had written by then is undone, and the round's verdicts stand. A database that fails
-    ends the round: nothing of it is stored, and it is tried again.
+    What it had written by the time that it fails is undone, and the round's verdicts stand. A
+    database that fails ends the round: nothing of it is stored, and it is tried again.
+
+    Returns:
+        The release's number, None without stages; and why nothing could be done, None where it was.
     """
+    by = f"round {ground.number}"
+    revision = ground.standing.revision
     try:
         with connection.begin_nested():
+            if read_config(policies.get_policy(connection, ground.policy.id).config).release.stages:
+                begun = releases.start(
+                    connection,
+                    publisher,
+                    ground.policy.id,
+                    number,
+                    by=by,
+                    revision=revision,
+                    now=now,
+                )
+                return begun.number, None
             promote(
                 connection,
                 publisher,
                 ground.policy.id,
                 number,
-                revision=ground.standing.revision,
-                reason=f"round {ground.number}: passed the gate",
+                revision=revision,
+                reason=f"{by}: passed the gate",
                 now=now,
             )
     except StaleError as error:
         log.warning("round.champion_moved", policy=ground.policy.name, detail=str(error))
-        return "the champion has been moved meanwhile"
+        return None, "the champion has been moved meanwhile"
     except (ControlPlaneError, *FAILURES) as error:
         log.exception("round.not_published", policy=ground.policy.name, version=number)
-        return f"version {number} could not be published: {str(error) or repr(error)}"
-    return None
+        return None, f"version {number} could not be published: {str(error) or repr(error)}"
+    return None, None
 
 
 def _made_of(learner: LearnerConfig, config: PolicyConfig) -> dict[str, Any]:

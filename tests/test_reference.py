@@ -30,6 +30,7 @@ from controlplane.config import (
     ShadowDispatchConfig,
     SourcesConfig,
 )
+from controlplane.release_config import GUARDRAILS, Guardrail, HarmConfig, ReleaseConfig
 from controlplane.simulation.tables import _MEASURES, _QUERY_COLUMNS
 from feedback.metrics import OUTCOMES, Metric
 from kernels.signals import SIGNAL_SCHEMA
@@ -50,6 +51,9 @@ DECLARED: dict[str, Any] = {
     "Quality gate": QualityConfig,
     "Gate": GateConfig,
     "Sources": SourcesConfig,
+    "Release": ReleaseConfig,
+    "Guardrail": Guardrail,
+    "Harm": HarmConfig,
     "Shadow dispatch": ShadowDispatchConfig,
     "Feature": Feature,
     "Reward": RewardBody,
@@ -113,6 +117,13 @@ def test_every_field_stands_there_with_its_default_and_no_other(title: str):
         held.update(IN_WORDS)
         names = [learner.name for learner in config.PolicyConfig().learners]
         assert IN_WORDS["learners"] == ", ".join(f"`{name}`" for name in names)
+    if title == "Release":
+        held["guardrails"] = "below"
+        shown_there = "; ".join(
+            f"`{one.metric}`, {one.kind}, {one.margin:g}{' relative' * one.relative}"
+            for one in GUARDRAILS
+        )
+        assert shown_there in part_of("Guardrail")
     assert told == held
 
 

@@ -13,6 +13,7 @@ from controlplane.config import (
     SourcesConfig,
 )
 from controlplane.registry import ALIGN_WINDOW
+from controlplane.release_config import ReleaseConfig
 from feedback.metrics import Aggregation, Level, MetricType
 from learners.terms import Normaliser
 
@@ -157,6 +158,7 @@ class PolicyBody(Body):
     seed: Annotated[int, Field(ge=0, le=2**31)] = _POLICY.seed
     gate: GateConfig = _POLICY.gate
     sources: SourcesConfig = _POLICY.sources
+    release: ReleaseConfig = _POLICY.release
     shadow_dispatch: ShadowDispatchConfig = _POLICY.shadow_dispatch
 
 

@@ -32,8 +32,24 @@ CONCURRENCY = 512
 LOOK_S = 1.0
 LINE_EVERY_S = 10.0
 ENOUGH_S = 90.0
-GATE = {"min_interactions": 1_300, "growth": 1.3, "margin": 0.01}
+GATE = {"min_interactions": 1_000, "growth": 1.3, "margin": 0.01}
 """Rounds come often, so that one can watch; the evidence that they need is the same as anywhere."""
+RELEASE = {
+    "stages": [0, 0.25, 0.5, 1],
+    "unit": "request",
+    "min_decisions": 60,
+    "min_rewarded": 0,
+    "min_seconds": 2,
+    "margin": 0.25,
+    "guardrails": [
+        {"metric": "error", "kind": "rate", "margin": 0.05, "shown": False},
+        {"metric": "cost_usd", "margin": 1.0, "relative": True, "shown": False},
+        {"metric": "latency_s", "kind": "p95", "margin": 1.0, "relative": True, "shown": False},
+    ],
+    "watch_decisions": 300,
+    "cooldown_s": 30,
+}
+"""A ladder that is climbed in half a minute: so little evidence finds gross harm only."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -125,7 +141,7 @@ class Show:
     async def run(self, world: AnyWorld, places: Places, key: str) -> None:
         """Declare, send traffic, show what happens, and sum it up."""
         async with Client(places, key) as client:
-            await client.declare(world, GATE)
+            await client.declare(world, GATE, RELEASE)
             await client.edge_ready()
             self._console.print(
                 f"dashboard {places.api}/   edge {places.edge}/v1   admin key {key}\n"

@@ -52,7 +52,9 @@ class Client:
         """Close."""
         await self._http.close()
 
-    async def declare(self, world: AnyWorld, gate: Mapping[str, Any]) -> None:
+    async def declare(
+        self, world: AnyWorld, gate: Mapping[str, Any], release: Mapping[str, Any]
+    ) -> None:
         """Declare the pool's arms, the metric, the policy and its reward."""
         for arm in world.arm_names:
             card = world.card(arm)
@@ -73,6 +75,7 @@ class Client:
                 ],
                 "auto_promote": True,
                 "gate": dict(gate),
+                "release": dict(release),
             },
         )
         expression = f"{METRIC} - {COST_WEIGHT}*cost_usd/{COST_REF_USD}"

@@ -72,7 +72,11 @@ class World:
             registry.put_reward(connection, policy, RewardBody("1 - error"), now=NOW)
 
     def settings(self) -> PolicyConfig:
-        given = {"features": FEATURES, "learners": [{"name": "linucb"}, {"name": "vw"}]}
+        given = {
+            "features": FEATURES,
+            "learners": [{"name": "linucb"}, {"name": "vw"}],
+            "release": {"stages": []},
+        }
         gate = {**GATE, **self.config.get("gate", {})}
         return from_json({**given, **self.config, "gate": gate})
 

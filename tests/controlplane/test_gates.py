@@ -97,5 +97,5 @@ def test_a_verdicts_numbers_are_plain() -> None:
     assert numbers["over_champion"]["low"] == 0.02
     assert set(numbers) == {
         "judged", "look", "candidates", "value", "champion", "best_fixed", "over_champion",
-        "over_best_fixed", "mean_weight", "champion_version",
+        "over_best_fixed", "mean_weight", "champion_version", "segments",
     }  # fmt: skip

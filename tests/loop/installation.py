@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from controlplane.simulation.world import default_world
 POLICY, POOL, METRIC = "chat", "main", "score"
 WAIT_S = 1.0
 GATE = {"min_interactions": 500, "growth": 1.4, "min_judged": 100}
+STRAIGHT: Mapping[str, Any] = {"stages": []}
+"""To champion without steps."""
 HABITS = Habits(wait_s=(0.0, 0.6), late_s=(1.5, 2.5), drain_s=30.0)
 
 
@@ -114,7 +116,7 @@ class Installation:
         assert answer.status_code < 300, f"{path}: {answer.status_code}: {answer.text}"
         return answer.json() if answer.content else None
 
-    def declare(self, *, auto_promote: bool = True) -> None:
+    def declare(self, *, auto_promote: bool = True, release: Mapping[str, Any] = STRAIGHT) -> None:
         world = default_world()
         for arm in world.arm_names:
             card = world.card(arm)
@@ -134,6 +136,7 @@ class Installation:
             "pool": POOL,
             "learners": [{"name": "linucb"}],
             "auto_promote": auto_promote,
+            "release": dict(release),
             "gate": GATE,
         }
         self.call("PUT", f"/v1/policies/{POLICY}", policy)

@@ -19,6 +19,7 @@ from controlplane.config import GateConfig, LearnerConfig, PolicyConfig
 from controlplane.processes import Process, Program
 from controlplane.publishing import Publisher
 from controlplane.registry import RewardBody
+from controlplane.release_config import ReleaseConfig
 from feedback import ingest
 from feedback.metrics import Metric
 from feedback.said import Said
@@ -32,6 +33,7 @@ CONFIG = PolicyConfig(
     features=({"name": "colour", "kind": "category", "values": ["red", "blue"]},),
     learners=(LearnerConfig("linucb"),),
     auto_promote=True,
+    release=ReleaseConfig(stages=()),
     gate=GateConfig(min_interactions=300),
 )
 

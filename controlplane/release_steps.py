@@ -1,0 +1,158 @@
+"""The steps of a release: into a stage, on to the next, back; each publishes what it changes."""
+
+import hashlib
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+import structlog
+
+from controlplane import publishing
+from controlplane.candidates import FAILURES
+from controlplane.errors import ControlPlaneError, NotFoundError
+from controlplane.publishing import ROLLBACK, Publisher
+from controlplane.release_config import read_rules
+from controlplane.release_entry import COMPLETED, REVERTED
+from learners.features import canonical_json
+from storage import policies, versions
+from storage import releases as stored
+from storage.policies import StoredPolicy
+from storage.releases import StoredRelease
+
+RUNNING, WAITING, HELD, WATCHING, STOPPED = "running", "waiting", "held", "watching", "stopped"
+SHADOW, CANARY, WATCH = "shadow", "canary", "watch"
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What a step is taken with; the connection holds the transaction and the policy's lock."""
+
+    connection: sa.Connection
+    publisher: Publisher
+    now: datetime
+
+
+def stage_name(release: StoredRelease) -> str:
+    """What the stage is called in a verdict."""
+    share = float(release.plan["stages"][release.stage]["share"])
+    if share == 0:
+        return SHADOW
+    return WATCH if share == 1 else f"{CANARY} {100 * share:g} %"
+
+
+def advance(
+    means: Means,
+    release: StoredRelease,
+    reason: str,
+) -> StoredRelease:
+    """Enter the next stage; where that cannot be published, the release is stopped and says why."""
+    try:
+        with means.connection.begin_nested():
+            return enter(means, replace(release, reason=reason), release.stage + 1)
+    except (ControlPlaneError, *FAILURES) as error:
+        log.exception("release.not_published", release=release.number, version=release.version)
+        why = f"its next stage could not be published: {str(error) or repr(error)}"
+        return end(means, release, STOPPED, why)
+
+
+def enter(
+    means: Means,
+    release: StoredRelease,
+    stage: int,
+) -> StoredRelease:
+    """Begin a stage, or the one that stands once more; its numbers begin with its bundle."""
+    share = float(release.plan["stages"][stage]["share"])
+    entered = replace(release, stage=stage, stage_at=means.now, status=RUNNING)
+    reason = f"release {release.number}: {stage_name(entered)}"
+    if share == 1.0:
+        rules = read_rules(release.plan["rules"])
+        entered = replace(
+            entered,
+            status=WATCHING if rules.watch_decisions else COMPLETED,
+            ended_at=None if rules.watch_decisions else means.now,
+        )
+        stored.put_release(means.connection, entered)
+        bundle = publishing.publish(
+            means.connection,
+            means.publisher,
+            release.policy_id,
+            release.version,
+            reason=f"release {release.number}: champion",
+            now=means.now,
+        )
+    else:
+        stored.put_release(means.connection, entered)
+        state = SHADOW if share == 0 else CANARY
+        versions.set_state(means.connection, release.policy_id, [release.version], state)
+        again = publishing.republish(
+            means.connection, means.publisher, release.policy_id, reason=reason, now=means.now
+        )
+        if again is None:
+            raise NotFoundError("the policy has no champion")
+        bundle = again
+    policy = policies.get_policy(means.connection, release.policy_id)
+    begun = {"serial": bundle.serial, "arms": arms_digest(means.connection, policy)}
+    entered = replace(entered, state=begun)
+    stored.put_release(means.connection, entered)
+    log.info("release.stage", policy=policy.name, release=release.number, stage=reason)
+    return entered
+
+
+def send_back(
+    means: Means,
+    release: StoredRelease,
+    reason: str,
+) -> StoredRelease:
+    """End a release; where its version is the champion already, the one before serves again."""
+    ended = replace(release, status=REVERTED, reason=reason, ended_at=means.now)
+    if release.status != WATCHING:
+        return end(means, release, REVERTED, reason)
+    stored.put_release(means.connection, ended)
+    publishing.publish(
+        means.connection,
+        means.publisher,
+        release.policy_id,
+        release.champion,
+        reason=f"{ROLLBACK} {release.version}: {reason}",
+        now=means.now,
+    )
+    log.warning("release.reverted", release=release.number, reason=reason)
+    return ended
+
+
+def end(
+    means: Means,
+    release: StoredRelease,
+    status: str,
+    reason: str,
+) -> StoredRelease:
+    """End a release before its version was the champion; the champion decides everything again."""
+    ended = replace(release, status=status, reason=reason, ended_at=means.now)
+    stored.put_release(means.connection, ended)
+    if release.status != WATCHING:
+        versions.set_state(means.connection, release.policy_id, [release.version], "retired")
+        why = f"release {release.number} {status}"
+        publishing.republish(
+            means.connection, means.publisher, release.policy_id, reason=why, now=means.now
+        )
+    log.warning("release.ended", release=release.number, status=status, reason=reason)
+    return ended
+
+
+def arms_digest(connection: sa.Connection, policy: StoredPolicy) -> str:
+    """Of the pool's arms as they stand: with others, a stage's numbers say nothing."""
+    rows = policies.list_arms(connection, policy.pool_id)
+    return hashlib.sha256(canonical_json(rows)).hexdigest()
+
+
+def plain(value: Any) -> Any:
+    """As JSON holds it: None for a number that is not finite."""
+    if isinstance(value, dict):
+        return {name: plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    finite = not isinstance(value, float) or abs(value) < float("inf")
+    return value if finite else None

@@ -1,0 +1,270 @@
+"""What is read of the log for a release's stage: both sides' decisions, as numbers."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+import numpy as np
+import sqlalchemy as sa
+
+from controlplane.config import PolicyConfig
+from controlplane.lineups import CANARY
+from controlplane.release_config import Guardrail, ReleaseConfig
+from controlplane.stage_gates import Canary, Facts
+from controlplane.stage_numbers import (
+    ERROR,
+    Better,
+    Excess,
+    Shadowed,
+    Side,
+    Watched,
+    excess,
+    gain,
+    lately,
+    segments,
+    watched,
+)
+from feedback.metrics import OUTCOMES
+from learners.contrasts import FEWEST_UNITS
+from learners.rates import rate_bounds
+from storage import edges, policies, stages
+from storage.policies import StoredPolicy
+from storage.releases import StoredRelease
+from storage.stages import Asked, Span, StageRow
+
+MAX_ROWS = 40_000
+"""Decisions that a look reads, the newest; beyond, an interval holds for those it reads."""
+CONTROLS = 2.0
+"""Units of the champion that are read for one of the new version's."""
+BEFORE = 5_000
+"""Decisions of the champion before, with which a new one is compared."""
+PENDING = timedelta(seconds=60)
+"""How long an answer may take before its outcome counts as lost."""
+ERRORS = Guardrail(ERROR, "rate", margin=0.02)
+"""What is watched for sudden failures where a policy's guardrails name no errors."""
+EDGE_SILENT = timedelta(minutes=5)
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What a look at a release stands on."""
+
+    policy: StoredPolicy
+    config: PolicyConfig
+    rules: ReleaseConfig
+    release: StoredRelease
+    now: datetime
+
+    @property
+    def share(self) -> float:
+        """Of the units that the new version decides in this stage."""
+        return float(self.release.plan["stages"][self.release.stage]["share"])
+
+    @property
+    def serial(self) -> int:
+        """The first bundle of this stage."""
+        return int(self.release.state["serial"])
+
+    @property
+    def level(self) -> float:
+        """Of each interval, such that all monitors of all stages together err with ``alpha``."""
+        tests = len(self.rules.guardrails) + 2
+        if self.config.segment is not None:
+            tests += self.rules.harm.segments
+        looked = len(self.release.plan["stages"])
+        return 1.0 - self.rules.alpha / (tests * looked)
+
+
+def facts(connection: sa.Connection, ground: Ground) -> Facts:
+    """How long the stage runs, and what the edges say of its bundle."""
+    name, began = ground.policy.name, ground.release.stage_at
+    active, nacks = 0, []
+    for edge in edges.list_edges(connection, ground.policy.project_id):
+        if edge["seen_at"] < max(began, ground.now - EDGE_SILENT):
+            continue
+        active += edge["active"].get(name, 0) >= ground.serial
+        nacks += [
+            f"edge {edge['edge_id']} refused serial {nack['serial']}: {nack['reason']}"
+            for nack in edge["nack"]
+            if nack["policy"] == name and nack["serial"] >= ground.serial
+        ]
+    return Facts((ground.now - began).total_seconds(), active, tuple(nacks))
+
+
+def shadow(connection: sa.Connection, ground: Ground, version: int | None = None) -> Watched:
+    """What the release's version, or another shadow, would have done in the champion's place."""
+    watcher = ground.release.version if version is None else version
+    asked = Asked(_reward_version(connection, ground.policy), shadow=watcher)
+    span = Span(ground.serial, ground.release.stage_at, MAX_ROWS)
+    rows = stages.of_version(
+        connection, ground.policy, span, asked, version=ground.release.champion
+    )
+    planned = max(2.0 * ground.rules.min_decisions, float(FEWEST_UNITS))
+    return watched(shadowed(rows), level=ground.level, planned_rows=planned)
+
+
+def shadowed(rows: Sequence[StageRow]) -> Shadowed:
+    """The rows' numbers."""
+    told = [(row, row.shadow) for row in rows if row.shadow is not None]
+    return Shadowed(
+        agreed=np.array([said["action"] == row.action for row, said in told], dtype=np.bool_),
+        weight=np.array([said["served"] / row.propensity for row, said in told], dtype=np.float64),
+        reward=_column([row.reward for row, _ in told]),
+        cost=_column([(row.outcome or {}).get("cost_usd") for row, _ in told]),
+        silent=len(rows) - len(told),
+    )
+
+
+def canary(connection: sa.Connection, ground: Ground) -> Canary:
+    """The canary beside the control of the same units' split."""
+    asked = _asked(connection, ground)
+    span = Span(ground.serial, ground.release.stage_at, MAX_ROWS)
+    share = ground.share
+    rows = stages.of_split(
+        connection,
+        ground.policy,
+        span,
+        asked,
+        split=CANARY,
+        variant=CANARY,
+        share=min(1.0, CONTROLS * share / (1.0 - share)),
+    )
+    own = [row for row in rows if row.variant == CANARY]
+    decided = [row for row in own if row.version == ground.release.version]
+    control = [row for row in rows if row.variant != CANARY]
+    strayed = len(own) - len(decided)
+    return _beside(connection, ground, decided, control, strayed=strayed)
+
+
+def champion(connection: sa.Connection, ground: Ground) -> Canary:
+    """The new champion beside the newest decisions of the one before."""
+    asked, release = _asked(connection, ground), ground.release
+    span = Span(ground.serial, release.stage_at, MAX_ROWS)
+    own = stages.of_version(connection, ground.policy, span, asked, version=release.version)
+    before = stages.of_version(
+        connection,
+        ground.policy,
+        Span(0, release.started_at - timedelta(days=30), BEFORE),
+        asked,
+        version=release.champion,
+    )
+    return _beside(connection, ground, own, before, strayed=None)
+
+
+def _beside(
+    connection: sa.Connection,
+    ground: Ground,
+    own: Sequence[StageRow],
+    other: Sequence[StageRow],
+    *,
+    strayed: int | None,
+) -> Canary:
+    """Both sides' numbers; without ``strayed`` the other side's decisions are of another time."""
+    rules, level = ground.rules, ground.level
+    names = [guardrail.metric for guardrail in rules.guardrails]
+    names = list(dict.fromkeys([*names, ERROR]))
+    new, old = (side(rows, names, ground.now) for rows in (own, other))
+    better = directions(connection, ground.policy, names)
+    planned = max(4.0 * rules.min_decisions, 2.0 * FEWEST_UNITS)
+    return Canary(
+        decisions=len(new),
+        rewarded=new.rewarded,
+        strayed=strayed or 0,
+        loss=gain(new, old, level=level, planned_rows=planned),
+        lately=_lately(rules, new, old, level, alongside=strayed is not None),
+        guardrails=tuple(
+            (
+                one,
+                excess(
+                    one,
+                    new,
+                    old,
+                    better=better[one.metric],
+                    level=level,
+                    planned_rows=planned,
+                ),
+            )
+            for one in rules.guardrails
+        ),
+        segments=segments(new, old, rules.harm, level=level, planned_rows=planned),
+        error=_failures(new, level),
+        last=ground.release.stage + 2 >= len(ground.release.plan["stages"]),
+    )
+
+
+def _lately(rules: ReleaseConfig, new: Side, old: Side, level: float, *, alongside: bool) -> Excess:
+    """The failures of the newest decisions."""
+    own = next((one for one in rules.guardrails if one.name == ERROR), ERRORS)
+
+    def look(canary: Side, control: Side, at_level: float) -> Excess:
+        found = excess(own, canary, control, better="low", level=at_level, planned_rows=1.0)
+        return replace(found, name="error lately")
+
+    return lately(look, new, old, level=level, alongside=alongside)
+
+
+def _failures(side: Side, level: float) -> tuple[float, float]:
+    """Bounds of the rate; what has not been told yet counts as no failure."""
+    failed = side.values[ERROR]
+    known = np.isfinite(failed)
+    hits = float((failed[known] != 0).sum())
+    return rate_bounds(hits, int(known.sum()) + int(side.pending.sum()), level)
+
+
+def side(rows: Sequence[StageRow], metrics: Sequence[str], now: datetime) -> Side:
+    """The numbers of one side's decisions."""
+    codes: dict[str, int] = {}
+    unit = [codes.setdefault(row.unit or str(row.decision_id), len(codes)) for row in rows]
+    return Side(
+        unit=np.array(unit, dtype=np.int64),
+        at=np.array([row.at.timestamp() for row in rows], dtype=np.float64),
+        pending=np.array(
+            [row.outcome is None and now - row.at < PENDING for row in rows], dtype=np.bool_
+        ),
+        values={name: _column([_value(row, name) for row in rows]) for name in metrics},
+        reward=_column([row.reward for row in rows]),
+        segment=[row.segment or "" for row in rows],
+    )
+
+
+def _value(row: StageRow, metric: str) -> float | None:
+    """What is known of a metric; an answer that was told and did not fail had no error."""
+    for known in (row.outcome, row.said, row.joined):
+        if known is not None and metric in known:
+            return float(known[metric])
+    return 0.0 if metric == ERROR and row.outcome is not None else None
+
+
+def _column(values: Sequence[float | None]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+
+
+def directions(
+    connection: sa.Connection, policy: StoredPolicy, metrics: Sequence[str]
+) -> Mapping[str, Better]:
+    """Which direction of each metric is better; less of what the edge measures."""
+    declared = policies.find_metrics(connection, policy.project_id, metrics)
+    return {
+        name: "high" if declared.get(name, {}).get("optimize") == "max" else "low"
+        for name in metrics
+    }
+
+
+def unmeasurable(
+    connection: sa.Connection, policy: StoredPolicy, guardrails: Sequence[Guardrail]
+) -> list[str]:
+    """Metrics of guardrails that are neither measured by edges nor declared."""
+    names = [one.metric for one in guardrails if one.metric not in OUTCOMES]
+    declared = policies.find_metrics(connection, policy.project_id, names)
+    return [name for name in names if name not in declared]
+
+
+def _asked(connection: sa.Connection, ground: Ground) -> Asked:
+    said = [one.metric for one in ground.rules.guardrails if one.metric not in OUTCOMES]
+    version = _reward_version(connection, ground.policy)
+    return Asked(version, ground.config.segment, said)
+
+
+def _reward_version(connection: sa.Connection, policy: StoredPolicy) -> int:
+    found = policies.newest_reward(connection, policy.id)
+    return found[0] if found else 0
