@@ -34,6 +34,11 @@ class Answers:
         self._held: OrderedDict[str, Answer] = OrderedDict()
         self._bytes = 0
 
+    @property
+    def held(self) -> tuple[str, ...]:
+        """The decisions whose answers are held, the oldest first."""
+        return tuple(self._held)
+
     def expect(self, decision_id: str, arm: str) -> None:
         """An answer will come."""
         self._put(decision_id, Answer(self._clock() + HELD_S, arm))

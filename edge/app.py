@@ -87,7 +87,6 @@ async def running(settings: Settings, environ: Mapping[str, str]) -> AsyncIterat
                 puller.boot()
             async with _background(parts):
                 yield application(parts)
-            await parts.dispatcher.close()
             await _drain(parts)
         finally:
             parts.spool.close()
@@ -230,7 +229,7 @@ def _arms_session(settings: Settings) -> aiohttp.ClientSession:
 
 @asynccontextmanager
 async def _background(parts: Parts) -> AsyncIterator[None]:
-    """Pull, upload, report and sync while the body runs."""
+    """Pull, upload, report and sync while the body runs; what shadows were asked ends with it."""
     jobs: dict[str, Job] = {
         "upload": parts.reporter.run,
         "status": parts.status.run,
@@ -244,6 +243,7 @@ async def _background(parts: Parts) -> AsyncIterator[None]:
     try:
         yield
     finally:
+        await parts.dispatcher.close()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

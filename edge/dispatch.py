@@ -73,6 +73,7 @@ class Dispatcher:
         self._purses: dict[str, Purse] = {}
         self._busy: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
 
     def plan(self, bundle: Bundle, decision: Decision, chat: Chat) -> Ticket | None:
         """A ticket, where the decision is drawn and a place and the money are there."""
@@ -114,12 +115,16 @@ class Dispatcher:
 
     def start(self, ticket: Ticket) -> None:
         """Ask the arm, in the background."""
+        if self._closed:
+            self.give_back(ticket)
+            return
         task = asyncio.create_task(self._ask(ticket))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def close(self) -> None:
-        """Give up what is under way."""
+        """Give up what is under way, and begin no more."""
+        self._closed = True
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
