@@ -74,7 +74,7 @@ def coverage(quick: bool) -> Iterator[Measure]:  # noqa: FBT001 — as above
             goal = LEVEL if not quick else 0.85
             yield Measure(
                 measure=f"{world.name}, {name}: paths covered at all {looks:,} looks "
-                f"({paths} paths; last one {width:.4f} wide below the mean)",
+                f"({paths} paths; the last bound {width:.4f} off the mean)",
                 value=round(share, 4),
                 unit="of paths",
                 goal=f">= {goal}",
@@ -138,12 +138,13 @@ def sequences(world: World, looks: int) -> Mapping[str, Looks]:
 
 
 def covered(world: World, sequence: Looks, paths: int, looks: int) -> tuple[float, float]:
-    """The share of paths covered throughout, and how far the last lower bound is below the mean."""
+    """The share of paths covered throughout, and how far the last bound is off the mean."""
     good, width = 0, 0.0
     for seed in range(paths):
         low, high = sequence.path(world.draw(np.random.default_rng(seed), looks), LEVEL)
         good += bool(((low <= world.mean) & (world.mean <= high)).all())
-        width += world.mean - float(low[-1])
+        lower, upper = world.mean - float(low[-1]), float(high[-1]) - world.mean
+        width += lower if math.isfinite(lower) else upper
     return good / paths, width / paths
 
 
