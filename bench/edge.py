@@ -8,7 +8,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -32,7 +32,7 @@ from kernels.signals import SIGNAL_SCHEMA, read_messages
 from learners.bundle import Bundle, seal
 from learners.exploration import Exploration
 from learners.features import Schema
-from learners.lineup import Golden
+from learners.lineup import MAX_SHADOWS, Challenger, Golden, Lineup
 from learners.records import Arm, Card, Context
 from learners.scorers.linear import Linear
 
@@ -42,6 +42,9 @@ CONCURRENCY = 16
 DECIDE_GOAL_US = 100.0
 SIGNAL_GOAL_US = 200.0
 ADDED_GOAL_MS = 2.0
+SHADOWS_GOAL = 4.0
+"""Of a choice without shadows: all of them together cost less than three more choices."""
+SHADOWED_GOAL_MS = 0.5
 PROMPT = (
     "My function sort_rows(rows) returns None when the list holds 3 rows or more. Could you tell "
     "me why, and write it so that it returns a new list, sorted by the second column, without "
@@ -53,10 +56,14 @@ MESSAGES = [{"role": "user", "content": PROMPT}]
 
 def run(quick: bool) -> list[Measure]:  # noqa: FBT001 — the one switch of every benchmark
     """All measures."""
-    return [*in_process(quick=quick), *uvloop.run(over_http(quick=quick))]
+    return [
+        *in_process(quick=quick),
+        *shadowed(quick=quick),
+        *uvloop.run(over_http(quick=quick)),
+    ]
 
 
-def a_bundle(endpoint: str = "") -> Bundle:
+def a_bundle(endpoint: str = "", *, shadows: int = 0) -> Bundle:
     """16 arms over 128 columns: the signals, a domain and a small embedding."""
     rest = COLUMNS - 1 - sum(f.width for f in Schema.from_json(SIGNAL_SCHEMA).features) - 24
     schema = Schema.from_json(
@@ -84,7 +91,21 @@ def a_bundle(endpoint: str = "") -> Bundle:
         wait_s=3600.0,
     )
     found = tuple(bundle.distribution({}, names).tolist())
-    return replace(bundle, golden=(Golden({}, names, found),))
+    watching = tuple(_challenger(bundle, version) for version in range(2, 2 + shadows))
+    return replace(
+        bundle,
+        golden=(Golden({}, names, found),),
+        lineup=Lineup(watching, shadows=tuple(one.version for one in watching)),
+    )
+
+
+def _challenger(bundle: Bundle, version: int) -> Challenger:
+    """Another version over the same features, as the next rounds of one policy are."""
+    names = bundle.scorer.arms
+    weights = np.random.default_rng(version).normal(size=(ARMS, COLUMNS))
+    return Challenger(
+        version, "linucb", bundle.schema, Linear(names, weights, bundle.scorer.exploration)
+    )
 
 
 def a_context(bundle: Bundle) -> Context:
@@ -147,10 +168,41 @@ def in_process(*, quick: bool) -> list[Measure]:
     ]
 
 
+def shadowed(*, quick: bool) -> list[Measure]:
+    """A choice while 0, 1 and 4 versions watch, in turns."""
+    at, numbers = datetime.now(UTC), count()
+
+    def choice(shadows: int) -> Callable[[], object]:
+        bundle = a_bundle(shadows=shadows)
+        context, eligible = a_context(bundle), tuple(bundle.index)
+
+        def work() -> object:
+            decision_id = new_id(at + timedelta(milliseconds=next(numbers)))
+            return decide(bundle, context, decision_id=decision_id, at=at, eligible=eligible)
+
+        return work
+
+    watching = (0, 1, MAX_SHADOWS)
+    rounds, calls = (7, 300) if quick else (31, 1000)
+    found = seconds_each([choice(n) for n in watching], rounds=rounds, calls=calls)
+    none, one, most = (seconds * 1e6 for seconds in found)
+    reference = ("decide without shadows", none)
+    return [
+        at_most("decide with 1 shadow", one, "µs", reference=reference, limit=2 * none),
+        at_most(
+            f"decide with {MAX_SHADOWS} shadows",
+            most,
+            "µs",
+            reference=reference,
+            limit=SHADOWS_GOAL * none,
+        ),
+    ]
+
+
 async def over_http(*, quick: bool) -> list[Measure]:
-    """The same chat request straight to the arm and through the edge, in turns."""
+    """The same chat request straight to the arm and through edges, in turns."""
     requests = 300 if quick else 3000
-    async with edge_and_arm() as (direct, routed), aiohttp.ClientSession() as session:
+    async with edges_and_arm() as (direct, routed, watched), aiohttp.ClientSession() as session:
 
         async def ask(url: str) -> float:
             body = json.dumps({"model": "route/chat", "messages": MESSAGES}).encode()
@@ -160,9 +212,12 @@ async def over_http(*, quick: bool) -> list[Measure]:
                 assert answer.status == 200
             return perf_counter() - started
 
-        await asyncio.gather(*(ask(url) for url in (direct, routed) for _ in range(50)))
-        alone = [(await ask(direct), await ask(routed)) for _ in range(requests)]
-        straight, through = (statistics.median(times) * 1e3 for times in zip(*alone, strict=True))
+        urls = (direct, routed, watched)
+        await asyncio.gather(*(ask(url) for url in urls for _ in range(50)))
+        alone = [[await ask(url) for url in urls] for _ in range(requests)]
+        straight, through, seen = (
+            statistics.median(times) * 1e3 for times in zip(*alone, strict=True)
+        )
         busy = {url: await _throughput(ask, url, requests) for url in (direct, routed)}
     return [
         at_most(
@@ -171,6 +226,13 @@ async def over_http(*, quick: bool) -> list[Measure]:
             "ms",
             reference=("the same request straight to the arm", straight),
             limit=straight + ADDED_GOAL_MS,
+        ),
+        at_most(
+            f"chat through the edge with {MAX_SHADOWS} shadows, p50, one at a time",
+            seen,
+            "ms",
+            reference=("the same without shadows", through),
+            limit=through + SHADOWED_GOAL_MS,
         ),
         Measure(
             measure=f"chat through the edge, {CONCURRENCY} at a time",
@@ -195,11 +257,22 @@ async def _throughput(ask: object, url: str, requests: int) -> float:
 
 
 @asynccontextmanager
-async def edge_and_arm() -> AsyncIterator[tuple[str, str]]:
-    """URLs of the arm and of an edge before it, each a process of its own."""
+async def edges_and_arm() -> AsyncIterator[tuple[str, str, str]]:
+    """URLs of the arm, and of edges before it without shadows and with: a process each."""
+    with (
+        process("bench.edge_upstream", {}) as direct,
+        an_edge(direct, shadows=0) as routed,
+        an_edge(direct, shadows=MAX_SHADOWS) as watched,
+    ):
+        yield direct, routed, watched
+
+
+@contextmanager
+def an_edge(direct: str, *, shadows: int) -> Iterator[str]:
+    """The URL of an edge before the arm."""
     key = Ed25519PrivateKey.generate()
-    with tempfile.TemporaryDirectory() as folder, process("bench.edge_upstream", {}) as direct:
-        sealed = seal(a_bundle(f"{direct}/v1"), [key])
+    with tempfile.TemporaryDirectory() as folder:
+        sealed = seal(a_bundle(f"{direct}/v1", shadows=shadows), [key])
         Shelf(Path(folder) / "bundles").keep("chat", sealed, etag='"1-bench"', serial=1)
         environ = {
             "POINTSMAN_EDGE_CONTROL_PLANE_URL": direct,
@@ -212,7 +285,7 @@ async def edge_and_arm() -> AsyncIterator[tuple[str, str]]:
             "POINTSMAN_EDGE_LOG_LEVEL": "ERROR",
         }
         with process("edge.cli", environ) as routed:
-            yield direct, routed
+            yield routed
 
 
 @contextmanager
