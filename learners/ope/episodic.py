@@ -21,7 +21,7 @@ from learners.episodes import Steps
 from learners.errors import EstimateError
 from learners.ope.evaluations import Evaluation
 from learners.ope.logs import Bools, Floats, Ints
-from learners.ope.models import FOLDS, RIDGE
+from learners.ope.models import FOLDS, penalty
 from learners.ope.rows import check_distribution, check_log
 
 EpisodeEstimator = Literal["pdis", "wpdis", "dr", "wdr"]
@@ -173,7 +173,7 @@ def _fitted(steps: Steps, distribution: Floats, taught: Bools, discount: float) 
     action, policy = steps.log.action[taught], distribution[taught]
     reward, last, to_go = steps.reward[taught], steps.last[taught], steps.to_go[taught]
     served = [action == arm for arm in range(k)]
-    solve = [np.linalg.inv(x[rows].T @ x[rows] + RIDGE * np.eye(d)) for rows in served]
+    solve = [np.linalg.inv(x[rows].T @ x[rows] + penalty(d)) for rows in served]
     mean = float(to_go.mean())
     limits = float(to_go.min()), float(to_go.max())
     weights[:, 0] = mean

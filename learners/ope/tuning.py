@@ -1,8 +1,8 @@
 """How large an importance weight may be: SWITCH's threshold and DRos's shrinkage.
 
 Both trade variance for bias by the smallest estimate of the mean squared error. Large weights are
-rare, so their bias is hard to see; each rule takes an upper bound of it, and where bounds tell
-nothing, nothing is changed: an infinite threshold or shrinkage is plain DR, and is always a choice.
+rare, so their bias is hard to see, and each rule overstates it. An infinite threshold or shrinkage
+is plain dr, and is always a choice.
 """
 
 import math
@@ -14,8 +14,6 @@ Floats = NDArray[np.float64]
 
 THRESHOLDS = 21
 SHRINKAGES = 30
-_DOUBT = 0.05
-"""Chance that the bound of DRos's bias does not hold."""
 
 
 def threshold(weights: Floats, direct: Floats, residual: Floats, spread: float) -> float:
@@ -55,9 +53,10 @@ def threshold(weights: Floats, direct: Floats, residual: Floats, spread: float) 
 def shrinkage(weights: Floats, direct: Floats, residual: Floats) -> float:
     """DRos's λ: a weight w becomes ``w·λ / (w² + λ)``, at most ``√λ / 2``.
 
-    After Su, Dimakopoulou, Krishnamurthy & Dudík 2020 (arXiv:1907.09623, sections 3.2 and 5): the
-    grid is theirs; the bias, which is the mean of ``(ŵ − w)·residual``, is taken as far off as its
-    sample leaves likely (Bernstein).
+    Su, Dimakopoulou, Krishnamurthy & Dudík 2020 (arXiv:1907.09623): the grid is theirs. The squared
+    bias is estimated by that of the mean of ``(ŵ − w)·residual``, whose expectation is the squared
+    bias and its own variance: a bound on average. One that holds with 95 % hardly ever shrank
+    anything on simulated logs of 500 to 2,000 rows.
 
     Args:
         weights: shape ``(n,)``.
@@ -69,15 +68,12 @@ def shrinkage(weights: Floats, direct: Floats, residual: Floats) -> float:
     if n < 2 or not len(positive):
         return math.inf
     low, high = np.square(np.quantile(positive, (0.05, 0.95)))
-    rest = math.log(2.0 / _DOUBT)
     best, least = math.inf, float((direct + weights * residual).var(ddof=1)) / n
-    squares, extent = np.square(weights), np.abs(weights * residual)
+    squares, full = np.square(weights), weights * residual
     for tried in np.geomspace(0.01 * low, 100.0 * high, SHRINKAGES).tolist():
-        kept = tried / (squares + tried)
-        shifts = (kept - 1.0) * weights * residual
-        bias = abs(float(shifts.mean())) + math.sqrt(2.0 * float(shifts.var()) * rest / n)
-        bias += 2.0 * float(((1.0 - kept) * extent).max()) * rest / (3.0 * n)
-        error = float((direct + kept * weights * residual).var(ddof=1)) / n + bias * bias
+        kept = full * (tried / (squares + tried))
+        bias = float((kept - full).mean())
+        error = float((direct + kept).var(ddof=1)) / n + bias * bias
         if error < least:
             best, least = tried, error
     return best
