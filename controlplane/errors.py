@@ -43,6 +43,10 @@ class StaleError(ControlPlaneError):
     """Somebody else has changed it since it was read."""
 
 
+class ConflictError(ControlPlaneError):
+    """Something else stands in the way, or it is over already."""
+
+
 class GateError(ControlPlaneError):
     """A version may not serve: its verdict says why.
 

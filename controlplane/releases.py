@@ -18,6 +18,7 @@ import structlog
 from controlplane import publishing, watching
 from controlplane.config import PolicyConfig, read_config
 from controlplane.errors import (
+    ConflictError,
     InvalidError,
     NotFoundError,
     StaleError,
@@ -92,8 +93,10 @@ def start(
 
     Raises:
         NotFoundError: The policy has no champion.
-        StaleError: The champion was moved, or another release is under way.
-        InvalidError: The version is the champion, or there is no stage to begin with.
+        StaleError: The champion was moved.
+        ConflictError: Another release is under way.
+        InvalidError: The version is the champion, there is no stage to begin with, or a guardrail's
+            metric is not measured.
     """
     versions.lock_policy(connection, policy_id)
     policy = policies.get_policy(connection, policy_id)
@@ -101,6 +104,13 @@ def start(
     champion = _replaced(connection, policy, number, revision)
     reward = policies.newest_reward(connection, policy_id)
     shares = _shares(config.release, rollout)
+    unknown = watching.unmeasurable(connection, policy, config.release.guardrails)
+    if unknown:
+        raise InvalidError(
+            "release.guardrails",
+            f"release.guardrails: {unknown} are neither measured nor declared: PUT "
+            f"/v1/metrics/{unknown[0]} first",
+        )
     release = StoredRelease(
         policy_id=policy_id,
         number=stored.next_release(connection, policy_id),
@@ -142,7 +152,7 @@ def _replaced(
         raise InvalidError("version", f"version {number} is the champion already")
     running = stored.running_release(connection, policy.id)
     if running is not None:
-        raise StaleError(
+        raise ConflictError(
             f"release {running.number} of version {running.version} is under way: revert it first"
         )
     return standing[0]
@@ -202,11 +212,11 @@ def approve(
 
     Raises:
         NotFoundError: There is no such release.
-        StaleError: It does not wait for anybody.
+        ConflictError: It does not wait for anybody.
     """
     release = _running(connection, policy_id, number)
     if release.status != WAITING:
-        raise StaleError(f"release {number} is {release.status}: it waits for nobody")
+        raise ConflictError(f"release {number} is {release.status}: it waits for nobody")
     return advance(Means(connection, publisher, now), release, f"approved by {by}")
 
 
@@ -223,7 +233,7 @@ def revert(
 
     Raises:
         NotFoundError: There is no such release.
-        StaleError: It has ended.
+        ConflictError: It has ended.
     """
     release = _running(connection, policy_id, number)
     return send_back(Means(connection, publisher, now), release, f"sent back by {by}")
@@ -383,7 +393,7 @@ def _running(connection: sa.Connection, policy_id: UUID, number: int) -> StoredR
     if release is None:
         raise NotFoundError(f"the policy has no release {number}")
     if release.ended_at is not None:
-        raise StaleError(f"release {number} has ended: it was {release.status}")
+        raise ConflictError(f"release {number} has ended: it was {release.status}")
     return release
 
 

@@ -202,11 +202,17 @@ def find_alias(connection: sa.Connection, policy_id: UUID, alias: str) -> tuple[
 
 
 def put_alias(
-    connection: sa.Connection, policy_id: UUID, alias: str, version: int, now: datetime
+    connection: sa.Connection,
+    policy_id: UUID,
+    alias: str,
+    version: int,
+    now: datetime,
+    *,
+    first: int = 1,
 ) -> int:
-    """Point an alias at a version; returns the alias's new revision."""
+    """Point an alias at a version; returns the alias's new revision, ``first`` if it is new."""
     statement = insert(aliases).values(
-        policy_id=policy_id, alias=alias, version=version, revision=1, updated_at=now
+        policy_id=policy_id, alias=alias, version=version, revision=first, updated_at=now
     )
     revision: int = connection.scalars(
         statement.on_conflict_do_update(
@@ -215,6 +221,14 @@ def put_alias(
         ).returning(aliases.c.revision)
     ).one()
     return revision
+
+
+def drop_alias(connection: sa.Connection, policy_id: UUID, alias: str) -> bool:
+    """Take an alias away; False where there is none."""
+    dropped = connection.execute(
+        sa.delete(aliases).where(aliases.c.policy_id == policy_id, aliases.c.alias == alias)
+    )
+    return dropped.rowcount > 0
 
 
 def add_bundle(connection: sa.Connection, bundle: StoredBundle) -> None:

@@ -229,6 +229,48 @@ class ChampionAnswer(Answer):
     revision: int
 
 
+class AliasAnswer(Answer):
+    """The version that an alias names, if any; ``revision`` is the ETag to change it with."""
+
+    alias: str
+    version: int | None
+    revision: int
+
+
+class ReleaseRow(Answer):
+    """A version's way to the champion's place; ``numbers`` and ``checks`` are the last look's."""
+
+    number: int
+    version: int
+    champion: int
+    status: str
+    reason: str
+    by: str
+    stages: list[float]
+    stage: int
+    stage_name: str
+    share: float
+    started_at: datetime
+    stage_at: datetime
+    ended_at: datetime | None
+    numbers: dict[str, Any] = {}
+    checks: list[CheckAnswer] = []
+
+
+class ReleaseAnswer(ReleaseRow):
+    """A release with the rules that it began with, and what was said on its way."""
+
+    rules: dict[str, Any]
+    verdicts: list[VerdictAnswer]
+
+
+class ReleasesAnswer(Answer):
+    """A page of releases, newest first; ``next`` is the ``before`` of the page that follows."""
+
+    items: list[ReleaseRow]
+    next: int | None
+
+
 class PublishedAnswer(Answer):
     """What was published."""
 

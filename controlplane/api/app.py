@@ -29,6 +29,7 @@ from controlplane.api import (
     openapi,
     pages,
     policies,
+    releases,
     versions,
 )
 from controlplane.api.announcements import Announcements, Mark
@@ -79,6 +80,7 @@ def create_app(settings: Settings, engine: sa.Engine, publisher: Publisher) -> F
         declarations,
         policies,
         versions,
+        releases,
         bundles,
         edges,
         keys,

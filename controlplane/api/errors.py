@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 
-from controlplane.errors import GateError, InvalidError, NotFoundError, StaleError
+from controlplane.errors import ConflictError, GateError, InvalidError, NotFoundError, StaleError
 from feedback.errors import InvalidEventError, KeyReusedError, MetricError, UnknownFeedbackError
 from learners.errors import LearnersError
 
@@ -26,6 +26,7 @@ MAX_SHOWN = 200
 _STATUS: Mapping[type[Exception], int] = {
     NotFoundError: 404,
     UnknownFeedbackError: 404,
+    ConflictError: 409,
     KeyReusedError: 409,
     StaleError: 412,
     InvalidError: 422,

@@ -7,7 +7,7 @@ from typing import Annotated
 import sqlalchemy as sa
 from fastapi import APIRouter, Header, Query, Response
 
-from controlplane import publishing, registry
+from controlplane import publishing, registry, releases
 from controlplane.api.answers import (
     BundleRow,
     BundlesAnswer,
@@ -23,7 +23,7 @@ from controlplane.api.auth import Publishing, Reader
 from controlplane.api.errors import ProblemError
 from controlplane.api.idempotency import IdempotencyKey, once
 from controlplane.api.runtime import Api, now
-from controlplane.api.wire import ChampionBody, Name, VersionNumber
+from controlplane.api.wire import AliasBody, Name, VersionNumber
 from controlplane.errors import NotFoundError, StaleError
 from controlplane.publishing import CHAMPION
 from storage import versions
@@ -97,7 +97,7 @@ def get_champion(policy: Name, caller: Reader, api: Api, response: Response) -> 
 @router.put("/aliases/champion")
 def put_champion(
     policy: Name,
-    body: ChampionBody,
+    body: AliasBody,
     *,
     caller: Publishing,
     api: Api,
@@ -108,28 +108,29 @@ def put_champion(
 
     412 when somebody has moved the champion since its ETag was read; 422 with the failed checks.
     """
-    if if_match is None:
+    if body.rollout not in {None, 1.0}:
         raise ProblemError(
-            428,
-            "the request carries no If-Match",
-            field="If-Match",
-            remedy="GET the alias, and send its ETag as If-Match",
+            422,
+            f"rollout {body.rollout:g} is no champion's, who decides for all",
+            field="rollout",
+            remedy="put the alias challenger for a release in steps, or leave rollout out",
         )
     with api.engine.begin() as connection:
         found = registry.find_policy(connection, caller.project_id, policy)
         versions.lock_policy(connection, found.id)
         standing = versions.find_alias(connection, found.id, CHAMPION)
-        revision = _expected(if_match, standing[1] if standing else 0)
+        revision = expected(if_match, standing[1] if standing else 0)
         if standing is not None and standing[0] == body.version:
             return _champion(connection, found, response)
         publishing.admit(connection, found.id, body.version)
+        releases.give_way(connection, found.id, body.version, by=caller.source, now=now())
         publishing.promote(
             connection,
             api.publisher,
             found.id,
             body.version,
             revision=revision,
-            reason=f"promoted by {caller.source}",
+            reason=f"promoted by {caller.source}{_resting_on(body)}",
             now=now(),
         )
         return _champion(connection, found, response)
@@ -139,13 +140,17 @@ def put_champion(
 def roll_back(
     policy: Name, caller: Publishing, api: Api, key: IdempotencyKey = None
 ) -> PublishedAnswer:
-    """Publish the version that served before the champion, under a new, higher serial."""
+    """Undo what was published last, under a new, higher serial.
+
+    A release that is under way is sent back; without one, the version serves that served before
+    the champion. Either way the policy stops promoting by itself.
+    """
     at = now()
     with api.engine.begin() as connection:
         found = registry.find_policy(connection, caller.project_id, policy)
 
         def act() -> dict[str, int]:
-            bundle = publishing.rollback(connection, api.publisher, found.id, now=at)
+            bundle = releases.rollback(connection, api.publisher, found.id, now=at)
             return {"version": bundle.version, "serial": bundle.serial}
 
         answer, _ = once(
@@ -176,18 +181,30 @@ def _champion(
     return ChampionAnswer(version=found[0], revision=found[1])
 
 
-def _expected(if_match: str, standing: int) -> int:
+def _resting_on(body: AliasBody) -> str:
+    return f" by evaluation {body.evaluation_id}" if body.evaluation_id else ""
+
+
+def expected(if_match: str | None, standing: int) -> int:
     """The revision that the sender has seen.
 
     Raises:
+        ProblemError: It names none.
         StaleError: It is not the standing one, or no revision at all.
     """
+    if if_match is None:
+        raise ProblemError(
+            428,
+            "the request carries no If-Match",
+            field="If-Match",
+            remedy="GET the alias, and send its ETag as If-Match",
+        )
     if if_match.strip() == "*":
         return standing
     found = _REVISION.fullmatch(if_match.strip())
     if found is None or int(found[1]) != standing:
         raise StaleError(
-            f'the champion\'s ETag is "{standing}", and If-Match names {if_match[:64]}: '
+            f'the alias\'s ETag is "{standing}", and If-Match names {if_match[:64]}: '
             "read the alias again"
         )
     return standing

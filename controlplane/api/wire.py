@@ -1,6 +1,7 @@
 """The bodies that the HTTP API takes, and the forms of their fields."""
 
 from typing import Annotated, Any, Literal
+from uuid import UUID
 
 from fastapi import Path
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
@@ -212,10 +213,15 @@ class FeedbackBatchBody(Body):
     ]
 
 
-class ChampionBody(Body):
-    """The version that shall serve."""
+class AliasBody(Body):
+    """The version that an alias shall name, and the evaluation that this rests on.
+
+    ``rollout`` is the share of the units that it is to decide first: 1 for the champion.
+    """
 
     version: Annotated[int, Field(ge=1, le=2**62)]
+    rollout: Annotated[Finite, Field(ge=0, le=1)] | None = None
+    evaluation_id: UUID | None = None
 
 
 class Nack(Body):
