@@ -72,8 +72,8 @@ def settle(connection: sa.Connection, policy_id: UUID, *, now: datetime, limit: 
     version, spec = newest
     reward = RewardFunction.from_json(spec)
     policy = policies.get_policy(connection, policy_id)
-    ids = interactions.take_due(connection, policy, now, limit)
-    if not ids:
+    due = interactions.take_due(connection, policy, now, limit)
+    if not due:
         return 0
     metrics = {
         name: Metric.from_json(name, row)
@@ -81,11 +81,14 @@ def settle(connection: sa.Connection, policy_id: UUID, *, now: datetime, limit: 
         if name in reward.metrics
     }
     rows = []
-    for decision_id, (values, said) in _known(connection, policy.project_id, ids, metrics).items():
+    for decision_id, (values, said) in _known(
+        connection, policy.project_id, list(due), metrics
+    ).items():
         shown, told = (canonical_json(one).decode() for one in (values, said))
         rows.append((decision_id, bounded(reward.evaluate(values)), shown, told))
-    interactions.write(connection, policy_id, rows, reward_version=version, now=now)
-    return len(ids)
+    aside = [decision_id for decision_id, of_shadow in due.items() if of_shadow]
+    interactions.write(connection, policy_id, rows, reward_version=version, now=now, aside=aside)
+    return len(due)
 
 
 def newest_values(

@@ -1,6 +1,6 @@
 """The join's reads and writes: what is due, what is known of it, and the log that results."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -18,17 +18,19 @@ WITH picked AS MATERIALIZED (
   SELECT decision_id FROM pending_joins WHERE policy_id = :policy AND due_at <= :now
   ORDER BY due_at LIMIT :limit FOR UPDATE SKIP LOCKED
 ), checked AS MATERIALIZED (
-  SELECT p.decision_id, d.at + make_interval(secs => :wait_s) AS due_at
+  SELECT p.decision_id, d.at + make_interval(secs => :wait_s) AS due_at, d.mode
   FROM picked p CROSS JOIN LATERAL (
-    SELECT at FROM decisions
+    SELECT at, mode FROM decisions
     WHERE decision_id = p.decision_id AND project_id = :project OFFSET 0) d
 ), postponed AS (
   UPDATE pending_joins j SET due_at = c.due_at FROM checked c
   WHERE c.due_at > :now AND j.decision_id = c.decision_id AND j.project_id = :project
     AND j.decision_id = ANY(ARRAY(SELECT decision_id FROM checked WHERE due_at > :now))
-) DELETE FROM pending_joins WHERE project_id = :project
-  AND decision_id = ANY(ARRAY(SELECT decision_id FROM checked WHERE due_at <= :now))
-RETURNING decision_id
+), taken AS (
+  DELETE FROM pending_joins WHERE project_id = :project
+    AND decision_id = ANY(ARRAY(SELECT decision_id FROM checked WHERE due_at <= :now))
+  RETURNING decision_id
+) SELECT decision_id, mode = 'shadow' AS shadow FROM taken JOIN checked USING (decision_id)
 """
 
 _OUTCOMES = """
@@ -72,17 +74,14 @@ WHERE (interactions.reward, interactions."values", interactions.said, interactio
 """
 
 
-_OF_SHADOWS = """
-SELECT u.id FROM unnest(CAST(:ids AS uuid[])) AS u(id) CROSS JOIN LATERAL (
-  SELECT mode FROM decisions WHERE decision_id = u.id AND policy_id = :policy OFFSET 0
-) d WHERE d.mode = 'shadow'
-"""
-
-
 def take_due(
     connection: sa.Connection, policy: StoredPolicy, now: datetime, limit: int
-) -> list[UUID]:
-    """Take decisions whose wait is over off the queue, those that are due longest; in id order."""
+) -> dict[UUID, bool]:
+    """Take decisions whose wait is over off the queue, those that are due longest.
+
+    Returns:
+        By decision, in the order of the ids: whether it is of a shadow, which nobody was served.
+    """
     given = {
         "policy": policy.id,
         "project": policy.project_id,
@@ -90,7 +89,8 @@ def take_due(
         "now": now,
         "limit": limit,
     }
-    return sorted(connection.scalars(sa.text(_TAKE_DUE), given))
+    found = connection.execute(sa.text(_TAKE_DUE), given)
+    return {row.decision_id: row.shadow for row in sorted(found)}
 
 
 def outcome_values(
@@ -122,12 +122,13 @@ def write(
     *,
     reward_version: int,
     now: datetime,
+    aside: Collection[UUID] = (),
 ) -> None:
     """Store new interactions at the log's end, and amend known ones.
 
     A row is (decision, reward, values as JSON, what each source said of each metric as JSON).
-    What a shadow's arm made of a request that another served takes no place in the log: it is at
-    position 0, where nobody reads who learns or judges (see :mod:`storage.pairs`).
+    Those ``aside`` take no place in the log: what a shadow's arm made of a request that another
+    served is at position 0, where nobody reads who learns or judges (see :mod:`storage.pairs`).
 
     Positions become visible in their order, since the policy's row is locked until the commit.
     """
@@ -140,7 +141,7 @@ def write(
             {"ids": [str(row[0]) for row in rows], "policy": policy_id},
         )
     )
-    known |= _of_shadows(connection, policy_id, [row[0] for row in rows])
+    known.update(aside)
     fresh = [row[0] for row in rows if row[0] not in known]
     end: int = connection.execute(
         sa.text(
@@ -162,14 +163,6 @@ def write(
             "vals": [row[2] for row in rows],
             "said": [row[3] for row in rows],
         },
-    )
-
-
-def _of_shadows(connection: sa.Connection, policy_id: UUID, ids: Sequence[UUID]) -> set[UUID]:
-    return set(
-        connection.scalars(
-            sa.text(_OF_SHADOWS), {"ids": [str(one) for one in ids], "policy": policy_id}
-        )
     )
 
 

@@ -57,7 +57,7 @@ def test_what_is_due_is_taken_oldest_first_and_no_more_than_asked_for(ground: Gr
 
     def take(seconds: float, limit: int) -> list[UUID]:
         with ground.engine.begin() as connection:
-            return interactions.take_due(connection, policy, later(seconds), limit)
+            return list(interactions.take_due(connection, policy, later(seconds), limit))
 
     assert take(59, 10) == []
     assert take(62, 2) == ids[:2]
