@@ -58,7 +58,7 @@ from storage.versions import StoredBundle, StoredVerdict
 
 MONITOR = "monitor"
 LOOK_S = 2.0
-COST_FACTOR = 20.0
+COST_FACTOR = 10.0
 """A look costs at most this part of the time until the next one."""
 
 log = structlog.get_logger(__name__)

@@ -6,7 +6,7 @@ there yet is waited for, until the stage's time is over.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from controlplane.gates import Check, Verdict
@@ -135,8 +135,11 @@ def judge_watch(seen: Canary, config: ReleaseConfig, facts: Facts) -> Ruling:
     """Whether a new champion stays; what it is compared with served before it, at another time."""
     alarms = [_no_nack(facts), *_broken(seen, config, config.margin)]
     needs = [_at_least("decisions", seen.decisions, config.watch_decisions, "decisions watched")]
-    ruling = _ruled(alarms, needs, config, facts)
-    return Ruling("pass", ruling.verdict) if ruling.action in {"hold", "pass"} else ruling
+    ruling = _ruled(alarms, needs, replace(config, on_timeout="hold"), facts)
+    if ruling.action != "hold":
+        return ruling
+    said = f"nothing spoke against it in {facts.elapsed_s:,.0f} s"
+    return Ruling("pass", Verdict(True, said, ruling.verdict.checks))
 
 
 def _broken(seen: Canary, config: ReleaseConfig, margin: float) -> list[Check]:

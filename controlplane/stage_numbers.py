@@ -371,7 +371,7 @@ def _of_segments(side: Side) -> dict[str, list[int]]:
 
 
 def _part(side: Side, rows: list[int]) -> Side:
-    at = np.array(rows)
+    at = np.array(rows, dtype=np.int64)
     values = {name: column[at] for name, column in side.values.items()}
     return Side(side.unit[at], side.at[at], side.pending[at], values, side.reward[at], ())
 

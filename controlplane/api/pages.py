@@ -15,13 +15,14 @@ from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Resp
 from starlette.concurrency import run_in_threadpool
 
 from controlplane.api import charts
-from controlplane.api.answers import StatusAnswer, VerdictAnswer
+from controlplane.api.answers import ReleaseRow, StatusAnswer, VerdictAnswer
 from controlplane.api.auth import Caller, identify
 from controlplane.api.errors import ProblemError
 from controlplane.api.policies import status_of
+from controlplane.api.releases import row_of
 from controlplane.api.runtime import Api, Runtime, now
 from controlplane.api.versions import verdicts_of
-from storage import edges, policies, versions
+from storage import edges, policies, releases, versions
 from storage.policies import StoredPolicy
 
 router = APIRouter(include_in_schema=False)
@@ -67,6 +68,7 @@ class Card:
     chart: charts.Line | None
     versions: list[dict[str, Any]]
     verdicts: list["Judgement"]
+    release: ReleaseRow | None
 
     @property
     def progress(self) -> float:
@@ -172,6 +174,7 @@ def card(connection: sa.Connection, policy: StoredPolicy) -> Card:
         chart=charts.line(status.rewards),
         versions=versions.list_versions(connection, policy.id, limit=MAX_VERSIONS),
         verdicts=[judgement(verdict) for verdict in said],
+        release=next(map(row_of, releases.list_releases(connection, policy.id, limit=1)), None),
     )
 
 

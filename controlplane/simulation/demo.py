@@ -40,16 +40,18 @@ RELEASE = {
     "min_decisions": 60,
     "min_rewarded": 0,
     "min_seconds": 2,
-    "margin": 0.25,
+    "margin": 0.3,
     "guardrails": [
         {"metric": "error", "kind": "rate", "margin": 0.05, "shown": False},
-        {"metric": "cost_usd", "margin": 1.0, "relative": True, "shown": False},
-        {"metric": "latency_s", "kind": "p95", "margin": 1.0, "relative": True, "shown": False},
+        {"metric": "latency_s", "kind": "p95", "margin": 2.0, "relative": True, "shown": False},
     ],
     "watch_decisions": 300,
     "cooldown_s": 30,
 }
-"""A ladder that is climbed in half a minute: so little evidence finds gross harm only."""
+"""A ladder that is climbed in half a minute: so little evidence finds gross harm only.
+
+The reward has a price for cost, and needs no guardrail on it.
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

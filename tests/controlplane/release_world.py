@@ -21,7 +21,7 @@ from storage.releases import StoredRelease
 from storage.versions import StoredVerdict
 from tests.controlplane.learning_world import NOW, PUBLISHER, World, lines
 
-FAILS = {"a": 0.05, "b": 0.3, "c": 0.3, "d": 0.3}
+FAILS = {"a": 0.05, "b": 0.6, "c": 0.3, "d": 0.3}
 """How often each arm fails: who sticks to ``a`` is better."""
 RULES: dict[str, Any] = {
     "stages": [0, 0.5, 1],
@@ -97,7 +97,7 @@ class Way:
             )
             decisions.append({**asdict(made), "at": at.isoformat()})
             error = float(rng.random() < fails[made.action])
-            values = {"error": error, "cost_usd": 0.01, "latency_s": float(rng.exponential())}
+            values = {"error": error, "cost_usd": 0.01, "latency_s": float(rng.gamma(20.0, 0.05))}
             outcomes.append(
                 {"decision_id": made.decision_id, "at": at.isoformat(), "values": values}
             )

@@ -1,7 +1,15 @@
 """From candidate to champion in steps, and back."""
 
+from datetime import UTC, datetime, timedelta
+
+import pytest
 import sqlalchemy as sa
 
+from controlplane import agenda, publishing, registry, release_entry, releases
+from controlplane.errors import GateError
+from controlplane.registry import RewardBody
+from storage import versions, work
+from tests.controlplane.learning_world import PUBLISHER
 from tests.controlplane.release_world import Way
 
 
@@ -66,3 +74,208 @@ def test_a_canary_whose_arm_begins_to_fail_is_sent_back_within_a_few_dozen_failu
     assert way.gates()[-1] == ("monitor", False)
     assert "sent back" in way.newest().reason
     assert way.state_of(2) == "retired"
+
+
+def test_a_worse_version_is_sent_back_and_neither_it_nor_its_like_is_tried_again(
+    engine: sa.Engine,
+) -> None:
+    way = Way(engine, {"stages": [0.5, 1], "max_reverts": 2})
+    number = way.start(way.add_version("b")).version
+    way.edge_says()
+    for _ in range(4):
+        way.serve(400)
+        found = way.look()
+        assert found is not None
+        if found.action == "revert":
+            break
+    release = way.newest()
+    assert (release.status, way.state_of(number)) == ("reverted", "retired")
+    assert "reward" in release.reason
+    again = way.add_version("b")
+    with engine.connect() as connection:
+        policy = way.world.policy.id
+        for one in (number, again):
+            with pytest.raises(GateError, match="was sent back"):
+                release_entry.admit(connection, policy, one)
+        release_entry.admit(connection, policy, way.add_version("a"))
+
+
+def test_after_a_revert_no_release_begins_by_itself_until_the_cooldown_is_over(
+    engine: sa.Engine,
+) -> None:
+    way = Way(engine, {"max_reverts": 2})
+    rules = way.world.settings().release
+    for best, waits in (("b", "may begin at"), ("c", "a person has to start")):
+        release = way.start(way.add_version(best))
+        with engine.begin() as connection:
+            soon = release_entry.too_soon(connection, release.policy_id, rules, way.now)
+            assert soon == f"release {release.number} of version {release.version} is under way"
+            releases.revert(
+                connection, PUBLISHER, release.policy_id, release.number, by="a test", now=way.now
+            )
+            soon = release_entry.too_soon(connection, release.policy_id, rules, way.now)
+            assert soon is not None
+            assert waits in soon
+            later = way.now + timedelta(seconds=601)
+            soon = release_entry.too_soon(connection, release.policy_id, rules, later)
+            assert (soon is None) == (best == "b")
+    way.start(way.add_version("d"))  # a person may
+
+
+def test_a_round_that_finishes_while_a_release_runs_starts_no_second_one(
+    engine: sa.Engine,
+) -> None:
+    way = Way(engine)
+    way.world.log(1_500)
+    first = way.world.round()
+    assert (first.summary["release"], first.summary["published"]) == (1, None)
+    assert way.newest().plan["by"] == "round 1"
+    assert way.world.champion() == (1, 1)
+    way.world.log(1_500, seed=1)
+    second = way.world.round()
+    assert second.summary["passed"]
+    assert second.summary["release"] is None
+    assert "release 1 of version" in second.summary["held"]
+    assert way.newest().number == 1
+
+
+def test_steps_wait_for_a_person_where_the_policy_says_so(engine: sa.Engine) -> None:
+    way = Way(engine, {"approval": "stages", "max_seconds": 60})
+    way.start()
+    way.pass_stage(300)
+    assert (way.newest().status, way.newest().stage) == ("waiting", 0)
+    way.now += timedelta(hours=2)  # a person's time is not the stage's
+    way.edge_says()
+    found = way.look()
+    assert found is not None
+    assert way.newest().status == "waiting"
+    assert way.gates()[-1] == ("shadow", True), "it is said once"
+    with engine.begin() as connection:
+        releases.approve(connection, PUBLISHER, way.world.policy.id, 1, by="a person", now=way.now)
+    assert (way.newest().status, way.newest().stage) == ("running", 1)
+    assert way.newest().reason == "approved by a person"
+
+
+def test_a_stage_that_cannot_pass_in_its_time_is_sent_back_or_held(engine: sa.Engine) -> None:
+    for rule, status in (("revert", "reverted"), ("hold", "held")):
+        way = Way(engine, {"on_timeout": rule, "max_seconds": 60})
+        way.start()
+        way.now += timedelta(seconds=61)
+        way.edge_says()
+        found = way.look()
+        assert found is not None
+        assert way.newest().status == status
+        assert "not passed in 60 s: 0 decisions, 100 needed" in way.newest().reason
+        with engine.begin() as connection:
+            connection.exec_driver_sql("TRUNCATE projects CASCADE")
+
+
+def test_new_arms_begin_the_stage_again_as_its_numbers_are_of_others(engine: sa.Engine) -> None:
+    way = Way(engine, {"stages": [0.5, 1]})
+    before = way.start()
+    way.edge_says()
+    way.serve(300)
+    way.world.retire("d")
+    assert way.look() is None
+    again = way.newest()
+    assert (again.status, again.stage, again.number) == ("running", 0, before.number)
+    assert again.state["serial"] > before.state["serial"]
+    way.edge_says()
+    found = way.look()
+    assert found is not None
+    checks = {check.name: check.value for check in found.verdict.checks}
+    assert (found.action, checks["decisions"]) == ("stay", 0)
+    way.pass_stage(1_200)
+    assert way.world.champion()[0] == 2
+
+
+def test_a_release_stops_when_the_champion_or_the_reward_is_changed_by_others(
+    engine: sa.Engine,
+) -> None:
+    way = Way(engine)
+    way.start()
+    with engine.begin() as connection:
+        registry.put_reward(connection, way.world.policy, RewardBody("2 - error"), now=way.now)
+    assert way.look() is None
+    assert (way.newest().status, way.world.bundle().lineup.empty) == ("stopped", True)
+    assert "the reward has changed" in way.newest().reason
+    way.start(way.add_version("b"))
+    with engine.begin() as connection:
+        publishing.publish(
+            connection, PUBLISHER, way.world.policy.id, way.add_version("c"), reason="", now=way.now
+        )
+    assert way.look() is None
+    assert (way.newest().number, way.newest().status) == (2, "stopped")
+
+
+def test_an_edge_that_refuses_the_bundle_sends_the_version_back(engine: sa.Engine) -> None:
+    way = Way(engine)
+    way.start()
+    way.serve(200)
+    found = way.look()
+    assert found is not None
+    assert "0 edges with its golden vectors passed, 1 needed" in found.missing
+    way.edge_says(nack="golden vector 3 differs")
+    found = way.look()
+    assert found is not None
+    assert found.action == "revert"
+    assert "edge edge-1 refused serial 2: golden vector 3 differs" in way.newest().reason
+
+
+def test_a_new_champion_that_breaks_goes_back_to_the_one_before_and_promotion_stays_on(
+    engine: sa.Engine,
+) -> None:
+    way = Way(engine, {"stages": [0.5, 1], "watch_decisions": 2_000})
+    way.start()
+    way.pass_stage(1_200)
+    assert way.world.champion()[0] == 2
+    serial = way.world.bundle().serial
+    way.serve(400)
+    found = way.look()
+    assert found is not None
+    assert found.action == "stay"
+    for _ in range(5):
+        way.serve(50, dict.fromkeys("abcd", 0.9))
+        found = way.look()
+        if found is not None and found.action == "revert":
+            break
+    assert way.newest().status == "reverted"
+    assert way.world.champion()[0] == 1
+    assert way.world.bundle().serial > serial
+    assert way.world.policy.config["auto_promote"] is True
+    with engine.connect() as connection:
+        history = versions.service_history(connection, way.world.policy.id)
+    assert publishing.predecessor(history) is None, "nobody rolls back to what was sent back"
+
+
+def test_a_shadow_that_cannot_score_is_sent_back(engine: sa.Engine) -> None:
+    way = Way(engine)
+    way.start()
+    way.edge_says()
+    way.serve(100)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE decisions SET shadows = NULL")
+    found = way.look()
+    assert found is not None
+    assert found.action == "revert"
+    assert "could not score 100 of 100 decisions" in way.newest().reason
+
+
+def test_the_agenda_looks_at_a_running_release_every_few_seconds(engine: sa.Engine) -> None:
+    way = Way(engine, now=datetime.now(UTC))
+    policy = way.start().policy_id
+
+    def due() -> bool:
+        with engine.begin() as connection:
+            found = agenda.find(connection, way.now)
+        return work.Due(policy, work.RELEASE) in found
+
+    assert due()
+    agenda.perform(engine, PUBLISHER, work.Due(policy, work.RELEASE))
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE work SET done_at = now() WHERE kind = 'release'")
+    look_at = datetime.fromisoformat(way.newest().state["look_at"])
+    way.now = look_at - timedelta(seconds=1)
+    assert not due()
+    way.now = look_at
+    assert due()

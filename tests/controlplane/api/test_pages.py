@@ -48,6 +48,24 @@ def test_a_pasted_key_becomes_a_cookie_that_scripts_and_other_sites_cannot_use(a
     assert page(api).status_code == 200
 
 
+def test_the_page_shows_the_release_with_its_stage_and_why_it_ended(api: Api) -> None:
+    api.declare(release={"stages": [0, 0.05, 1], "approval": "stages"})
+    assert "Release 1" not in page(api).text
+    number = api.add_version(passed=True)
+    api.ok("PUT", "/v1/policies/chat/aliases/challenger", {"version": number}, if_match="*")
+    shown = page(api).text
+    assert f"Release 1: version {number} in place of 1" in shown
+    assert '<li aria-current="step" class="now">shadow</li>' in shown
+    assert '<li class="">5 %</li>' in shown
+    with api.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE releases SET status = 'waiting'")
+    assert "/v1/policies/chat/releases/1/approve" in page(api).text
+    api.ok("POST", "/v1/policies/chat/releases/1/revert")
+    shown = page(api).text
+    assert '<li aria-current="step" class="bad">shadow</li>' in shown
+    assert "sent back by key:admin key" in shown
+
+
 @pytest.mark.parametrize("scope", ["ingest", "edge"])
 def test_a_key_that_may_not_read_is_not_signed_in(api: Api, scope: str) -> None:
     answer = login(api, api.tokens[scope])
