@@ -9,8 +9,8 @@ UV_VERSION := 0.13.8
 UV_STAMP := .uv/uv-$(UV_VERSION).stamp
 VENV_STAMP := .venv/synced.stamp
 BIN := .venv/bin
-# A file's tests stay together; each worker has services of its own.
-PARALLEL := -n auto --maxprocesses 4 --dist loadfile
+# A file's tests stay together, files in the order that tests/conftest.py gives; each worker has services of its own.
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # A PYTHON that was asked for is taken or refused; the default may fall back on a versioned name.
 ifeq ($(origin PYTHON),file)

@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import psycopg
@@ -22,10 +23,35 @@ from storage.embedded import Embedded, Services, redis_client_url
 from storage.engine import connect, normalise
 from storage.migrate import migrate
 from tests.ground import Ground, lay
+from tests.spare import Spare
+
+HERE = Path(__file__).parent
+PROGRAMS = ("loop", "workers", "controlplane/test_up.py")
+UNCOMPILED = "PYTHONDONTWRITEBYTECODE"
 
 REDIS_DATABASES = 16
 
 DROP_TRIES = 50
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let the many programs that tests start read their modules compiled, not compile them each.
+
+    Where the environment forbids that beside the sources, the cache of pytest holds them.
+    """
+    if config.pluginmanager.hasplugin("cacheprovider") and os.environ.pop(UNCOMPILED, ""):
+        os.environ["PYTHONPYCACHEPREFIX"] = str(config.cache.mkdir("bytecode"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: many tests wait for programs that they have started."""
+    return (os.cpu_count() or 1) + 1
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that start whole programs first: begun last, a long one is waited for alone."""
+    items.sort(key=lambda item: not any(item.path.is_relative_to(HERE / one) for one in PROGRAMS))
 
 
 @pytest.fixture(scope="session")
@@ -57,10 +83,18 @@ def template_url(services: Services) -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="session")
+def spare(template_url: str) -> Iterator[Spare]:
+    """What lends ``database_url``."""
+    found = Spare(partial(fresh_database, template_url, template=True))
+    yield found
+    found.drop()
+
+
 @pytest.fixture
-def database_url(template_url: str) -> Iterator[str]:
-    """A fresh, migrated database of the test's own."""
-    with fresh_database(template_url, template=True) as url:
+def database_url(spare: Spare) -> Iterator[str]:
+    """A migrated database of the test's own, without rows."""
+    with spare.lend() as url:
         yield url
 
 

@@ -97,25 +97,7 @@ def test_up_takes_free_ports_shows_the_key_once_keeps_the_data_and_stops_on_ctrl
     assert working_in(short_path) == []
 
 
-def test_a_program_that_dies_is_started_again(short_path: Path) -> None:
-    with up(short_path, POINTSMAN_PORT="0", POINTSMAN_EDGE_PORT="0") as running:
-        edge = running.address("edge")[:-3]
-        for pid in listening_on(edge):
-            os.kill(pid, signal.SIGKILL)
-        deadline = time.monotonic() + START_S
-        while "edge ended with code -9: started again" not in running.read():
-            assert time.monotonic() < deadline, running.read()
-            time.sleep(0.1)
-        while True:
-            try:
-                assert httpx.get(f"{edge}/healthz").status_code == 200
-                break
-            except httpx.ConnectError:
-                assert time.monotonic() < deadline
-                time.sleep(0.1)
-
-
-def test_a_given_database_is_not_written_down_and_the_edge_gets_none_of_the_secrets(
+def test_on_given_services_no_secret_is_written_down_or_told_to_the_edge_which_is_started_again(
     short_path: Path, database_url: str, redis_url: str
 ) -> None:
     seed = base64.b64encode(bytes([7] * 32)).decode()
@@ -125,7 +107,9 @@ def test_a_given_database_is_not_written_down_and_the_edge_gets_none_of_the_secr
         "POINTSMAN_SIGNING_KEYS": seed,
     }
     with up(short_path, POINTSMAN_PORT="0", POINTSMAN_EDGE_PORT="0", **secrets) as running:
+        died = killed_edge(running)
         [edge] = listening_on(running.address("edge")[:-3])
+        assert edge != died
         environment = dict(environments())[edge]
         assert "POINTSMAN_EDGE_API_KEY=pm_" in environment
         for name, value in secrets.items():
@@ -135,6 +119,25 @@ def test_a_given_database_is_not_written_down_and_the_edge_gets_none_of_the_secr
         assert "edge.key" in {path.name for path in files}
         assert not [path for path in files if database_url.encode() in path.read_bytes()]
         assert running.interrupt() == 0
+
+
+def killed_edge(running: Running) -> int:
+    """Kill the edge and wait until another one answers; returns the process that was."""
+    url = running.address("edge")[:-3]
+    [pid] = listening_on(url)
+    os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + START_S
+    while "edge ended with code -9: started again" not in running.read():
+        assert time.monotonic() < deadline, running.read()
+        time.sleep(0.1)
+    while True:
+        try:
+            assert httpx.get(f"{url}/healthz").status_code == 200
+        except httpx.ConnectError:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        else:
+            return pid
 
 
 @pytest.mark.parametrize(

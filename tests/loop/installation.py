@@ -4,7 +4,8 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,11 @@ from controlplane.simulation.habits import Habits
 from controlplane.simulation.tally import Tally
 from controlplane.simulation.traffic import Traffic
 from controlplane.simulation.world import default_world
+from controlplane.up import free_port
 
-POLICY, POOL, METRIC = "chat", "main", "score"
+POOL, METRIC = "main", "score"
+SHARED = ("pool", "api", "worker", "beat")
+"""Programs that one test after another uses; each has a policy and an edge of its own."""
 WAIT_S = 1.0
 GATE = {"min_interactions": 500, "growth": 1.4, "min_judged": 100}
 STRAIGHT: Mapping[str, Any] = {"stages": []}
@@ -29,7 +33,10 @@ HABITS = Habits(wait_s=(0.0, 0.6), late_s=(1.5, 2.5), drain_s=30.0)
 
 @dataclass
 class Installation:
-    """Real programs over one database; each can be killed and started again."""
+    """Real programs over one database; each can be killed and started again.
+
+    ``policy`` is that of the test which runs, and its edge's name.
+    """
 
     data: Path
     database_url: str
@@ -38,8 +45,9 @@ class Installation:
     admin_key: str
     edge_key: str
     api_port: int
-    edge_port: int
+    edge_port: int = 0
     pool_port: int = 0
+    policy: str = ""
     processes: dict[str, Process] = field(default_factory=dict)
 
     @property
@@ -63,12 +71,23 @@ class Installation:
     def kill(self, *names: str) -> None:
         """``kill -9``, the whole session of the process: nothing can be tidied up."""
         for name in names:
-            os.killpg(self.processes[name].pid, signal.SIGKILL)
+            if not self.is_down(name):
+                os.killpg(self.processes[name].pid, signal.SIGKILL)
         wait_until(lambda: all(self.processes[name].ended() is not None for name in names), 10)
 
-    def stop(self) -> None:
-        for process in reversed(self.processes.values()):
-            process.stop()
+    @contextmanager
+    def serving(self, policy: str) -> Iterator[None]:
+        """An edge for a policy that nothing is known of yet; what a test has killed runs again."""
+        self.policy, self.edge_port = policy, free_port("127.0.0.1", 0)
+        self.start(*(name for name in SHARED if self.is_down(name)))
+        self.start("edge")
+        try:
+            yield
+        finally:
+            self.kill("edge")
+
+    def is_down(self, name: str) -> bool:
+        return name not in self.processes or self.processes[name].ended() is not None
 
     def _program(self, name: str) -> Program:
         shared = {
@@ -94,9 +113,9 @@ class Installation:
                     "POINTSMAN_EDGE_CONTROL_PLANE_URL": self.api_url,
                     "POINTSMAN_EDGE_API_KEY": self.edge_key,
                     "POINTSMAN_EDGE_TRUSTED_KEYS": trusted,
-                    "POINTSMAN_EDGE_POLICIES": POLICY,
-                    "POINTSMAN_EDGE_ID": "edge-1",
-                    "POINTSMAN_EDGE_DATA_DIR": str(self.data / "edge"),
+                    "POINTSMAN_EDGE_POLICIES": self.policy,
+                    "POINTSMAN_EDGE_ID": self.policy,
+                    "POINTSMAN_EDGE_DATA_DIR": str(self.data / self.policy),
                     "POINTSMAN_EDGE_PORT": str(self.edge_port),
                     "POINTSMAN_EDGE_STATUS_INTERVAL_S": "1",
                     "POINTSMAN_EDGE_BACKOFF_MAX_S": "2",
@@ -139,9 +158,9 @@ class Installation:
             "release": dict(release),
             "gate": GATE,
         }
-        self.call("PUT", f"/v1/policies/{POLICY}", policy)
+        self.call("PUT", f"/v1/policies/{self.policy}", policy)
         reward = {"expression": f"{METRIC} - 0.2*cost_usd/0.004"}
-        self.call("PUT", f"/v1/rewards/{POLICY}", reward)
+        self.call("PUT", f"/v1/rewards/{self.policy}", reward)
         wait_until(lambda: httpx.get(f"{self.edge_url}/readyz").status_code == 200, 30)
 
     def traffic(self, rate_per_s: float = 60.0, seed: int = 0) -> Traffic:
@@ -149,7 +168,7 @@ class Installation:
             edge_url=self.edge_url,
             control_plane_url=self.api_url,
             api_key=self.admin_key,
-            policy=POLICY,
+            policy=self.policy,
             world=default_world(),
             rate_per_s=rate_per_s,
             seed=seed,
@@ -159,16 +178,20 @@ class Installation:
     def send(self, requests: int, rate_per_s: float = 60.0, seed: int = 0) -> Tally:
         return asyncio.run(self.traffic(rate_per_s, seed).run(requests=requests))
 
-    def scalar(self, statement: str) -> Any:
+    def column(self, statement: str) -> list[Any]:
+        """The first column of a statement, in which ``:policy`` is the policy's id."""
+        policy = "(SELECT id FROM policies WHERE name = :name)"
+        query = sa.text(statement.replace(":policy", policy))
         with self.engine.connect() as connection:
-            return connection.execute(sa.text(statement)).scalar_one()
+            return list(connection.execute(query, {"name": self.policy}).scalars())
 
     def all_joined(self, decisions: int) -> bool:
         """Whether so many decisions are stored, none waits, and each is one interaction."""
-        stored: int = self.scalar("SELECT count(*) FROM decisions")
-        waiting: int = self.scalar("SELECT count(*) FROM pending_joins")
-        joined: int = self.scalar("SELECT count(*) FROM interactions")
-        return stored >= decisions and waiting == 0 and joined == stored
+        [stored], [waiting], [joined] = (
+            self.column(f"SELECT count(*) FROM {table} WHERE policy_id = :policy")  # noqa: S608
+            for table in ("decisions", "pending_joins", "interactions")
+        )
+        return bool(stored >= decisions and waiting == 0 and joined == stored)
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float) -> None:

@@ -11,37 +11,42 @@ import pytest
 import redis
 
 from storage.embedded import redis_client_url
-from tests.loop.installation import POLICY, Installation, wait_until
-
-BASE = f"/v1/policies/{POLICY}"
+from tests.loop.installation import Installation, wait_until
 
 
 def test_the_loop_learns_from_feedback_and_the_edge_serves_what_it_learned(
     installation: Installation,
 ) -> None:
     installation.declare()
+    base = f"/v1/policies/{installation.policy}"
     tally = installation.send(1_500)
-    wait_until(lambda: installation.call("GET", f"{BASE}/status")["champion"]["version"] > 1, 60)
-    status = installation.call("GET", f"{BASE}/status")
-    version = installation.call("GET", f"{BASE}/versions/{status['champion']['version']}")
+    wait_until(lambda: installation.call("GET", f"{base}/status")["champion"]["version"] > 1, 60)
+    status = installation.call("GET", f"{base}/status")
+    version = installation.call("GET", f"{base}/versions/{status['champion']['version']}")
     assert version["verdicts"][0]["passed"]
     assert version["verdicts"][0]["numbers"]["over_champion"]["low"] > 0
 
     def header() -> str:
         answer = httpx.post(
             f"{installation.edge_url}/v1/chat/completions",
-            json={"model": f"route/{POLICY}", "messages": [{"role": "user", "content": "hi"}]},
+            json={
+                "model": f"route/{installation.policy}",
+                "messages": [{"role": "user", "content": "hi"}],
+            },
         )
         return answer.headers["x-route-policy"]
 
-    wait_until(lambda: header() == f"{POLICY}@{status['champion']['version']}", 20)
-    assert tally.graded + sum(tally.errors.values()) == 1_500
+    wait_until(lambda: header() == f"{installation.policy}@{status['champion']['version']}", 20)
+    # A machine that is too slow for the rate skips some; of those sent none is lost.
+    assert tally.requests + tally.skipped == 1_500
+    assert tally.graded + sum(tally.errors.values()) == tally.requests
     before = tally.since(0)
-    after = installation.send(300, seed=1).since(0)
+    more = installation.send(300, seed=1)
+    after = more.since(0)
     assert before is not None
     assert after is not None
     assert after.served > before.served
-    wait_until(lambda: installation.all_joined(1_800), 60)
+    wait_until(lambda: installation.all_joined(tally.requests + more.requests), 60)
 
 
 def test_the_edge_serves_on_while_the_control_plane_is_killed_and_nothing_is_lost(
@@ -66,16 +71,11 @@ def test_the_edge_serves_on_while_the_control_plane_is_killed_and_nothing_is_los
     assert not {name for name in tally.errors if not name.startswith("http_")}, tally.errors
     served = {truth.decision_id for truth in tally.truths}
     wait_until(lambda: installation.all_joined(len(served)), 60)
-    with installation.engine.connect() as connection:
-        stored = {
-            str(row[0]) for row in connection.exec_driver_sql("SELECT decision_id FROM decisions")
-        }
-        positions = [
-            row[0]
-            for row in connection.exec_driver_sql(
-                "SELECT position FROM interactions ORDER BY position"
-            )
-        ]
+    decisions = "SELECT decision_id FROM decisions WHERE policy_id = :policy"
+    stored = {str(found) for found in installation.column(decisions)}
+    positions = installation.column(
+        "SELECT position FROM interactions WHERE policy_id = :policy ORDER BY position"
+    )
     assert served <= stored
     assert positions == list(range(1, len(stored) + 1))
     assert tally.feedback["lost"] == 0
@@ -103,16 +103,16 @@ def test_the_openai_client_is_served_streaming_and_not(installation: Installatio
     client = openai.OpenAI(base_url=f"{installation.edge_url}/v1", api_key="unused")
     messages: Any = [{"role": "user", "content": "Write a function that reverses a list."}]
     raw = client.chat.completions.with_raw_response.create(
-        model=f"route/{POLICY}", messages=messages
+        model=f"route/{installation.policy}", messages=messages
     )
     answer = raw.parse()
     assert "simulated answer" in (answer.choices[0].message.content or "")
-    assert raw.headers["x-route-policy"] == f"{POLICY}@1"
+    assert raw.headers["x-route-policy"] == f"{installation.policy}@1"
     assert raw.headers["x-route-propensity"] == "0.2"
     pieces = [
         chunk.choices[0].delta.content or ""
         for chunk in client.chat.completions.create(
-            model=f"route/{POLICY}", messages=messages, stream=True
+            model=f"route/{installation.policy}", messages=messages, stream=True
         )
         if chunk.choices
     ]
@@ -124,5 +124,6 @@ def test_the_openai_client_is_served_streaming_and_not(installation: Installatio
 
 
 def edge(installation: Installation) -> dict[str, Any]:
-    found: dict[str, Any] = installation.call("GET", "/v1/edges")["items"][0]
-    return found
+    items = installation.call("GET", "/v1/edges")["items"]
+    [found] = [item for item in items if item["edge_id"] == installation.policy]
+    return dict(found)

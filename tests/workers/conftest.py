@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -112,7 +113,7 @@ def log(engine: sa.Engine) -> Log:
 
 @pytest.fixture
 def run(short_path: Path, database_url: str, redis_url: str) -> Iterator[Callable[..., Process]]:
-    """Starts ``worker`` or ``beat``; whatever still runs is stopped after the test."""
+    """Starts ``worker``, ``beat`` or both; whatever still runs is killed after the test."""
     started: list[Process] = []
     (short_path / "logs").mkdir()
     shared: Mapping[str, str] = {
@@ -121,17 +122,27 @@ def run(short_path: Path, database_url: str, redis_url: str) -> Iterator[Callabl
         "POINTSMAN_DATA_DIR": str(short_path),
     }
 
-    def start(name: str) -> Process:
-        process = Process(Program(name, "workers.cli", (name,), shared), short_path / "logs")
-        started.append(process)
-        process.wait_ready()
-        return process
+    def start(*names: str) -> Process:
+        """The first of the programs; all of them are ready."""
+        programs = [Program(name, "workers.cli", (name,), shared) for name in names]
+        new = [Process(program, short_path / "logs") for program in programs]
+        started.extend(new)
+        for process in new:
+            process.wait_ready()
+        return new[0]
 
     yield start
-    for process in reversed(started):
-        process.stop()
+    for process in started:
+        kill(process)
     if os.environ.get("POINTSMAN_TEST_LOGS"):
         print((short_path / "logs" / "worker.log").read_text())
+
+
+def kill(process: Process) -> None:
+    """End it at once, and all of its own: how they end when asked to is told by their tests."""
+    if process.ended() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        until(lambda: process.ended() is not None, 10)
 
 
 def until(condition: Callable[[], bool], timeout_s: float) -> None:

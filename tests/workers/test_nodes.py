@@ -55,8 +55,7 @@ def test_joins_go_on_while_every_process_for_rounds_is_busy(
 def test_a_worker_killed_at_work_leaves_no_process_behind(
     log: Log, run: Start, short_path: Path
 ) -> None:
-    worker = run("worker")
-    run("beat")
+    worker = run("worker", "beat")
     log.grow(10)
     with log.engine.begin() as connection:
         connection.exec_driver_sql("SELECT 1 FROM policies FOR UPDATE")
@@ -100,8 +99,7 @@ def test_a_worker_that_is_asked_to_end_ends_all_of_it(
 def test_a_second_signal_does_not_wait_for_what_is_under_way(
     log: Log, run: Start, short_path: Path
 ) -> None:
-    worker = run("worker")
-    run("beat")
+    worker = run("worker", "beat")
     log.grow(10)
     with log.engine.begin() as connection:
         connection.exec_driver_sql("SELECT 1 FROM policies FOR UPDATE")

@@ -52,8 +52,7 @@ def test_work_that_is_done_is_not_found_again(log: Log) -> None:
 
 
 def test_real_workers_join_learn_and_publish(log: Log, run: Start) -> None:
-    run("worker")
-    run("beat")
+    run("worker", "beat")
     log.grow(1_200)
     until(lambda: log.scalar("SELECT count(*) FROM interactions") == 1_200, 20)
     until(lambda: log.scalar("SELECT version FROM aliases") > 1, 30)
@@ -64,8 +63,7 @@ def test_real_workers_join_learn_and_publish(log: Log, run: Start) -> None:
 def test_a_worker_killed_at_work_is_followed_by_another_within_seconds(
     log: Log, run: Start
 ) -> None:
-    worker = run("worker")
-    run("beat")
+    worker = run("worker", "beat")
     log.grow(2_000)
     os.killpg(worker.pid, signal.SIGKILL)
     log.grow(200, seed=1)
@@ -75,8 +73,7 @@ def test_a_worker_killed_at_work_is_followed_by_another_within_seconds(
 
 
 def test_an_emptied_redis_delays_the_work_by_seconds(log: Log, run: Start, redis_url: str) -> None:
-    run("worker")
-    run("beat")
+    run("worker", "beat")
     log.grow(100)
     with redis.Redis.from_url(redis_client_url(redis_url)) as client:
         client.flushall()
