@@ -4,11 +4,12 @@ With w = π(a|x) / served probability, q̂ the cross-fitted reward model and r �
 
 * ``ips``: mean w·r (Horvitz & Thompson 1952).
 * ``snips``: Σ w·r / Σ w (Swaminathan & Joachims 2015).
-* ``dm``: mean of Σ_a π(a|x)·q̂(x, a). Its interval holds the regression's sampling error, not the
-  bias of a model that does not fit. The only one that takes rows without a propensity.
-* ``dr``: dm + mean w·(r − q̂) (Dudík, Langford & Li 2011).
-* ``switch_dr``: dr, but dm alone for rows whose weight exceeds a threshold (Wang, Agarwal &
-  Dudík 2017).
+* ``dm``: mean of Σ_a π(a|x)·q̂(x, a), with the ridge's shrinkage taken back by held-out residuals
+  (:func:`learners.ope.rows.regression`). Its interval holds the regression's sampling error, not
+  the bias of a linear model that does not fit. The only one that takes rows without a propensity.
+* ``dr``: mean of Σ_a π(a|x)·q̂(x, a) + w·(r − q̂) (Dudík, Langford & Li 2011).
+* ``switch_dr``: dr, without the residuals of rows whose weight exceeds a threshold (Wang, Agarwal
+  & Dudík 2017).
 * ``dros``: dr with shrunk weights (Su, Dimakopoulou, Krishnamurthy & Dudík 2020).
 
 The last two choose their parameter on the log itself, by :mod:`learners.ope.tuning`, and accept a

@@ -120,10 +120,12 @@ def ratio(
 
 
 def regression(log: Log, rows: Rows, predicted: Floats, mass: Floats, wanted: Floats) -> Evaluation:
-    """The direct method on a part of what a policy does, ``Σ predicted / Σ mass``.
+    """The direct method on a part of what a policy does, ``Σ predicted / Σ mass``, corrected.
 
-    The interval is that of a method linear in the rewards: each row's residual counts with the
-    weight that the regressions give it, wherever it lies in the log.
+    A regression that is penalised draws all arms together, which is unjust to a policy that knows
+    them apart. So each row's held-out residual is added with the weight that the regressions give
+    the row, wherever it lies in the log (augmented balancing: Athey, Imbens & Wager 2018). No
+    propensity is needed for it, and the interval is that of a method linear in the rewards.
 
     Args:
         log: n rows.
@@ -134,8 +136,8 @@ def regression(log: Log, rows: Rows, predicted: Floats, mass: Floats, wanted: Fl
     """
     found = ratio("dm", predicted, mass, mass, rows.clusters)
     weights = implied_weights(log, wanted) / float(mass.mean())
-    noise = weights * rows.residual
-    return replace(found, weights=weights, influence=found.influence + noise - noise.mean())
+    influence = found.influence + weights * rows.residual
+    return replace(found, value=float(influence.mean()), weights=weights, influence=influence)
 
 
 def model_of(
