@@ -36,7 +36,7 @@ PARAMS: Params = {
     "doubt": 0.5,
     "caution": 0.25,
     "members": 64,
-    "rounds": 5,
+    "rounds": 20,
 }
 """``doubt``: how much evidence a group of columns needs before it counts. ``caution``: an arm other
 than the best fixed one must promise more by so many posterior standard deviations. ``members``:

@@ -12,12 +12,15 @@ arms' differences, as ``u`` cancels there.
 The arms are coupled by ``a`` and ``u`` in d columns only, so a fit costs K + 2 inverses of d × d.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Search = tuple[Floats, Floats]
+"""The logarithms of the groups' variances, own and shared ``(2, G)``, and by how much a plain step
+changes them."""
 
 _LEAST, _MOST = 1e-5, 100.0
 """Bounds of a group's variance, in squared standard deviations of reward."""
@@ -27,7 +30,11 @@ one before."""
 _STEP = 10.0
 """By how much a variance may fall or rise in one round."""
 _HASTE = 2.0
-"""A variance that falls takes so many plain steps at once: towards 0 they get ever smaller."""
+"""A variance that falls takes so many plain steps at once, until two rounds tell how it goes on."""
+_MOST_HASTE = 8.0
+"""So many plain steps are taken at once at most, where each brings a variance little nearer."""
+_APART = 0.05
+"""Logarithms of a variance that are apart enough to tell how its steps change."""
 _SETTLED, _NOTHING = 0.05, 2e-3
 """Rounds end when no variance changes by more than this part, or than this part of so little."""
 _PSEUDO_ROWS = 20.0
@@ -116,16 +123,8 @@ def fit(sums: Sums, groups: NDArray[np.int64], *, doubt: float, rounds: int) -> 
         doubt: pseudo-contrasts of an own part of 0: how much evidence a group of columns needs.
         rounds: of the fixed point, at most.
     """
-    count = int(groups.max()) + 1
-    first = np.full(count, _NEUTRAL)
-    first[0] = 1.0
-    variances = _Variances(first, first)
     data = _centred(sums)
-    for _ in range(rounds):
-        before = variances
-        variances = _updated(data, groups, variances, _solve(data, groups, variances), doubt)
-        if _settled(before, variances):
-            break
+    variances = _chosen(data, groups, doubt, rounds)
     found = _solve(data, groups, variances)
     weights = (found.mean @ data.centring) * data.scale[:, None]
     weights[:, 0] += data.mean
@@ -134,6 +133,49 @@ def fit(sums: Sums, groups: NDArray[np.int64], *, doubt: float, rounds: int) -> 
     spread[:, 0] += shift @ spread  # Cᵀ S C, where C differs from 1 in its first column alone
     spread[:, :, 0] += spread @ shift
     return Fit(weights, spread)
+
+
+def _chosen(data: _Data, groups: NDArray[np.int64], doubt: float, rounds: int) -> _Variances:
+    count = int(groups.max()) + 1
+    first = np.full(count, _NEUTRAL)
+    first[0] = 1.0
+    variances = _Variances(first, first)
+    last: Search | None = None
+    for _ in range(rounds):
+        before = variances
+        after = _updated(data, groups, before, _solve(data, groups, before), doubt)
+        now = _search(before, after)
+        own, shared = _hastened(now, last)
+        variances, last = replace(after, own=own, shared=shared), now
+        if _settled(before, variances):
+            break
+    return variances
+
+
+def _search(before: _Variances, after: _Variances) -> Search:
+    at, then = (np.log([each.own, each.shared]) for each in (before, after))
+    return at, then - at
+
+
+def _hastened(now: Search, last: Search | None) -> Floats:
+    """The groups' next variances ``(2, G)``: where the plain steps of two rounds lead to.
+
+    The steps shrink towards the fixed point, and the nearer it is to 0 the slower; so the point is
+    where the line through both rounds' steps is 0 (the secant method, on the logarithms).
+    """
+    at, plain = now
+    step = np.where(plain < 0, _HASTE, 1.0) * plain
+    if last is not None:
+        gone = at - last[0]
+        told = np.abs(gone) > _APART
+        slope = (plain - last[1]) / np.where(told, gone, 1.0)
+        haste = np.where(slope < 0, -1.0 / np.minimum(slope, -1.0 / _MOST_HASTE), _MOST_HASTE)
+        step = np.where(told, haste * plain, step)
+    most = np.log(_STEP)
+    step = np.clip(step, -most, most)
+    if last is None:
+        step[:, 0] = plain[:, 0]  # the constant's is found almost at once
+    return np.asarray(np.clip(np.exp(at + step), _LEAST, _MOST))
 
 
 def _settled(before: _Variances, after: _Variances) -> bool:
@@ -189,7 +231,8 @@ def _solve(data: _Data, groups: NDArray[np.int64], v: _Variances) -> _Posterior:
     own, shared = v.own[groups], v.shared[groups]
     alone, single = 1.0 / v.noise, 1.0 / (v.noise + v.request)
     both = alone * alone / (1.0 / max(v.request, 1e-9) + k * alone)
-    blocks = alone * data.probe_gram + single * data.gram
+    blocks = single * data.gram
+    blocks += alone * data.probe_gram
     blocks[:, np.arange(d), np.arange(d)] += 1.0 / own
     inverse = _inverse(blocks)
     low = both * data.probe_gram + np.diag(own**-2.0 / (1.0 / shared + k / own))
@@ -245,10 +288,6 @@ def _updated(
         free = (k - 1) * size
         known = max(free - unsure[columns].sum() / v.own[group], 1e-3 * free)
         own[group] = own_square[columns].sum() / (known + (doubt * (k - 1) if group else 0.0))
-        if group:
-            step = own[group] / v.own[group]
-            step = max(step**_HASTE, 1.0 / _STEP) if step < 1 else min(step, _STEP)
-            own[group] = v.own[group] * step
         sure = max(size - common[columns].sum() / joint, 1e-3 * size)
         shared[group] = max((common_square[columns].sum() / sure - own[group]) / k, _LEAST)
     shared[0] = max(float(shared[0]), 1.0)

@@ -128,14 +128,41 @@ def test_the_noise_of_arms_and_of_requests_is_found_from_probes():
     none = np.zeros((k, 2, 2)), np.zeros((k, 2)), np.zeros(k)
     sums = Sums(x.T @ x, x.T @ r, r.T @ r, *none)
     data, groups = _centred(sums), np.array([0, 1])
-    variances = _Variances(np.array([1.0, 0.03]), np.array([1.0, 0.03]))
-    for _ in range(8):
-        found = _solve(data, groups, variances)
-        variances = hierarchy._updated(data, groups, variances, found, 0.5)
+    variances = hierarchy._chosen(data, groups, 0.5, 20)
     # 4,000 probes: a standard error of about .02 each; false alarm below 1 in 1,000.
     assert variances.noise == pytest.approx(0.7, abs=0.07)
     assert variances.request == pytest.approx(0.3, abs=0.07)
     assert variances.own[1] < 0.001
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_few_rounds_find_the_variances_that_hundreds_of_plain_ones_would(seed):
+    random = np.random.default_rng(seed)
+    k, d, probes, served = 8, 12, 120, 500
+    groups = np.array([0, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3])
+    # The arms' own parts: of the second group much, of the others nothing.
+    weights = random.normal(size=(k, d)) * np.sqrt([0.1, *[0.0] * 3, *[0.1] * 4, *[0.0] * 4])
+    x = np.column_stack([np.ones(probes + served), random.normal(size=(probes + served, d - 1))])
+    r = x @ weights.T + random.normal(size=(len(x), k))
+    arm = np.eye(k)[random.integers(k, size=served)]
+    told, probed, single = arm * r[probes:], x[:probes], x[probes:]
+    data = _centred(
+        Sums(
+            probed.T @ probed,
+            probed.T @ r[:probes],
+            r[:probes].T @ r[:probes],
+            np.einsum("nk,nd,ne->kde", arm, single, single),
+            told.T @ single,
+            np.square(told).sum(axis=0),
+        )
+    )
+    found = hierarchy._chosen(data, groups, 0.5, 20)
+    plain = _Variances(np.array([1.0, *[0.03] * 3]), np.array([1.0, *[0.03] * 3]))
+    for _ in range(400):
+        plain = hierarchy._updated(data, groups, plain, _solve(data, groups, plain), 0.5)
+    assert np.allclose(found.own, plain.own, rtol=0.05, atol=5e-4)
+    assert found.own[2] > 0.02
+    assert found.noise == pytest.approx(plain.noise, rel=0.01)
 
 
 def test_one_arm_alone_and_equal_rewards_give_finite_weights():
