@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.measure import Measure, Work, main, seconds_each
+from controlplane.threads import one_thread
 from learners import catalogue
 from learners.contract import Spec
 from learners.features import Feature, Schema
@@ -42,7 +43,8 @@ def times(*, rounds: int) -> list[Measure]:
         trained = learner.learn(empty, log)
         works.append(partial(learner.learn, empty, log))
         works.append(partial(learner.freeze, trained))
-    learn_s, freeze_s, *rest = seconds_each(works, rounds=rounds, calls=2)
+    with one_thread():  # as the workers train
+        learn_s, freeze_s, *rest = seconds_each(works, rounds=rounds, calls=2)
     found = []
     for i, name in enumerate(catalogue.NAMES):
         found.append(beside("learn an interaction", name, rest[2 * i] / BATCH, learn_s / BATCH))

@@ -106,21 +106,21 @@ class Threshold(Scorer):
             rows = slice(start, start + ROWS_AT_ONCE)
             left, right, share = self._between(x[rows] @ self.success.T)
             for found, knots in ((value, self.value), (low, self.low)):
-                flat = knots.ravel()
-                found[rows] = flat[left] + share * (flat[right] - flat[left])
+                below = knots.take(left)
+                found[rows] = below + share * (knots.take(right) - below)
         return value, low
 
     def _between(self, raw: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
         """The flat places of the knots on both sides of predictions ``(n, K)``, and how far."""
         k, b = self.raw.shape
-        after = (raw[:, :, None] >= self.raw).sum(axis=2)
+        after = (raw[:, :, None] >= self.raw).sum(axis=2, dtype=np.int32)
         first = b * np.arange(k)
         left = first + np.maximum(after - 1, 0)
         right = first + np.minimum(after, b - 1)
-        knots = self.raw.ravel()
-        gap = knots[right] - knots[left]
-        with np.errstate(divide="ignore", invalid="ignore"):  # beyond the last knot
-            share = np.where((gap > 0) & (left < right), (raw - knots[left]) / gap, 0.0)
+        below = self.raw.take(left)
+        gap = self.raw.take(right) - below
+        share = np.zeros(raw.shape)  # stays 0 beyond the first knot and the last
+        np.divide(raw - below, gap, out=share, where=(gap > 0) & (left < right))
         return left, right, share
 
     def tensors(self) -> dict[str, NDArray[Any]]:
