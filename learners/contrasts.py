@@ -1,6 +1,6 @@
 """Differences of an experiment's variants, and whether they may be believed.
 
-A unit (user, session, request) is drawn to a variant once (:mod:`learners.assignment`); its rows
+A unit (user, session, request) is drawn to a variant once (:mod:`learners.lineup`); its rows
 belong together. All intervals and tests here hold at every look at once, so an experiment may be
 watched and stopped at any time.
 

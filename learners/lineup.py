@@ -8,7 +8,7 @@ Experiments*, chapters 4 and 14.
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -210,6 +210,27 @@ class Split:
                 Variant(v["name"], float(v["share"]), v["version"]) for v in row["variants"]
             ),
         )
+
+
+def free_part(
+    taken: Iterable[tuple[float, float]], share: float, upto: float = 1.0
+) -> tuple[float, float] | None:
+    """The first part of a layer that is as large as ``share`` and touches none that is taken.
+
+    Args:
+        taken: parts ``[start, end)`` that other splits of the layer hold, disjoint.
+        share: of all units, above 0.
+        upto: where the layer's splits end; a holdout has what is behind.
+
+    Returns:
+        Its start and end; None where no gap is large enough.
+    """
+    start = 0.0
+    for begun, ended in (*sorted(taken), (upto, 1.0)):
+        if start + share <= min(begun, upto) + _TOLERANCE:
+            return start, min(start + share, begun, upto)
+        start = max(start, ended)
+    return None
 
 
 @dataclass(frozen=True)

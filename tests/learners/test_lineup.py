@@ -1,11 +1,12 @@
 """Who else a bundle brings: shares, layers, and what is refused."""
 
 import json
+from collections import Counter
 
 import pytest
 
 from learners.errors import BundleError
-from learners.lineup import Dispatch, Lineup, Split, Variant, units_of
+from learners.lineup import Dispatch, Lineup, Split, Variant, free_part, units_of
 
 HALVES = (Variant("canary", 0.25, 7), Variant("control", 0.75))
 
@@ -49,6 +50,51 @@ def test_parts_of_a_layer_are_disjoint_and_other_layers_independent():
         assert (low.assign(units) is None) != (high.assign(units) is None)
         both += low.assign(units) is not None and elsewhere.assign(units) is not None
     assert both / 4_000 == pytest.approx(0.25, abs=0.03)
+
+
+def test_a_free_part_is_the_first_gap_that_is_large_enough_and_moves_nobody():
+    assert free_part([], 1.0) == (0.0, 1.0)
+    assert free_part([(0.0, 0.3)], 0.5) == (0.3, 0.8)
+    assert free_part([(0.5, 0.7), (0.0, 0.2)], 0.3) == (0.2, 0.5)
+    assert free_part([(0.5, 0.7), (0.0, 0.2)], 0.31) is None
+    assert free_part([(0.0, 0.5)], 0.5) == (0.5, 1.0)
+    assert free_part([(0.0, 1.0)], 0.001) is None
+
+
+def test_a_holdout_is_in_no_free_part():
+    assert free_part([], 0.9, upto=0.9) == (0.0, 0.9)
+    assert free_part([], 0.91, upto=0.9) is None
+    assert free_part([(0.0, 0.6)], 0.31, upto=0.9) is None
+
+
+def test_parts_that_fill_a_layer_one_by_one_leave_no_unit_over_and_share_none():
+    taken: list[tuple[float, float]] = []
+    for _ in range(7):
+        found = free_part(taken, 1 / 7)
+        assert found is not None
+        taken.append(found)
+    assert free_part(taken, 0.001) is None
+    splits = [
+        split(name=f"e{n}", unit="user", layer="all", salt=f"s{n}", start=start, end=end)
+        for n, (start, end) in enumerate(taken)
+    ]
+    held = Counter(sum(one.assign(units) is not None for one in splits) for units in users(7_000))
+    assert held == {1: 7_000}
+
+
+def test_a_place_never_changes():
+    # Published numbers: an edge of another version must agree.
+    halves = split(variants=(Variant("a", 0.5), Variant("b", 0.5)))
+    found = [halves.assign({"session": unit}) for unit in ("user-1", "", "é", "user-2")]
+    assert [(one.variant, one.unit) for one in found if one is not None] == PLACES
+
+
+PLACES = [
+    ("a", "825f8d71a4439a2b"),
+    ("b", "aa09ea72f71bc5b0"),
+    ("a", "e1e1929ccf5d8121"),
+    ("a", "1be72cc02f526069"),
+]
 
 
 def test_a_request_without_a_session_is_one_of_its_own_and_without_a_user_belongs_to_none():
