@@ -10,8 +10,9 @@ from controlplane.config import BASELINE, LearnerConfig, PolicyConfig
 from controlplane.gates import Evidence, level_of
 from controlplane.round_log import RoundLog
 from controlplane.specs import spec_of
-from learners import catalogue, ope
+from learners import catalogue, diagnostics, ope
 from learners.contract import Spec
+from learners.diagnostics import Finding
 from learners.errors import LearnersError
 from learners.interactions import Interactions, arrange
 from learners.ope import Evaluation
@@ -22,6 +23,9 @@ from learners.scorers.base import Scorer
 
 MIN_TRIED = 10
 """Trained interactions that an arm needs before a learner's own opinion of it counts."""
+
+MOST_CONCENTRATED = 0.5
+"""Of all weight, in the heaviest hundredth of the rows."""
 
 FAILURES = (LearnersError, ArithmeticError, RuntimeError, ValueError)
 """Ours, and those of the libraries that some learners are made of."""
@@ -153,6 +157,7 @@ def weigh(
             champion_version=champion.version,
             look=look,
             candidates=len(candidates),
+            diagnostics=judge.diagnostics(candidate.scorer, own, config.floor),
             segments=judge.by_segment(own, standing, config, level, spread),
         )
 
@@ -206,13 +211,25 @@ class Log:
         self, x: NDArray[np.float64], scorer: Scorer, predicted: NDArray[np.float64]
     ) -> Evaluation:
         """A policy's evaluation on these rows, by doubly robust estimation."""
+        return ope.evaluate(self.log, self.distribution(x, scorer), "dr", predicted=predicted)
+
+    def distribution(self, x: NDArray[np.float64], scorer: Scorer) -> NDArray[np.float64]:
+        """A policy's probabilities on these rows, 0 for the arms retired since."""
         eligible = (self.log.eligible & self.in_service)[:, self.in_service]
         distribution = np.zeros(self.log.eligible.shape)
         with np.errstate(over="ignore", invalid="ignore"):  # such a score is refused, with a reason
             distribution[:, self.in_service] = scorer.distribution(
                 x, eligible, mixes(self.contexts, scorer)
             )
-        return ope.evaluate(self.log, distribution, "dr", predicted=predicted)
+        return distribution
+
+    def diagnostics(self, scorer: Scorer, own: Evaluation, floor: float) -> tuple[Finding, ...]:
+        """Whether these rows can say anything of a policy; what only its floor tries may be new."""
+        return (
+            diagnostics.support(self.log, self.distribution(self.log.x, scorer), most=floor + 0.01),
+            diagnostics.concentration(own.weights, most=MOST_CONCENTRATED),
+            diagnostics.arm_calibration(self.log),
+        )
 
     def by_segment(
         self,
@@ -229,7 +246,7 @@ class Log:
         names = np.array([str(context.get(feature, "")) for context in self.contexts])
         found: dict[str, Estimate] = {}
         values, counts = np.unique(names, return_counts=True)
-        for at in np.argsort(-counts, kind="stable")[: harm.segments].tolist():
+        for at in sorted(np.argsort(-counts, kind="stable")[: harm.segments].tolist()):
             if counts[at] >= harm.min_rows and values[at]:
                 rows = names == values[at]
                 found[str(values[at])] = ope.difference(

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from controlplane.config import GateConfig
+from learners.diagnostics import Finding
 from learners.records import Estimate
 
 _ROUNDING = 1e-6
@@ -26,6 +27,7 @@ class Evidence:
         look: how often this champion has been challenged, this time included.
         candidates: how many are judged at this look.
         segments: candidate − champion in each of the largest segments, at the same level.
+        diagnostics: whether the log can say anything of this candidate.
     """
 
     judged: int
@@ -39,6 +41,7 @@ class Evidence:
     look: int
     candidates: int
     segments: Mapping[str, Estimate] = field(default_factory=dict)
+    diagnostics: tuple[Finding, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Plain numbers for a verdict."""
@@ -47,6 +50,7 @@ class Evidence:
             "champion_version": self.champion_version,
             "look": self.look,
             "candidates": self.candidates,
+            "diagnostics": {one.name: one.value for one in self.diagnostics},
             "segments": {name: gap.as_json() for name, gap in self.segments.items()},
         }
         for name in (
@@ -122,6 +126,7 @@ def judge(evidence: Evidence, gate: GateConfig, *, harm: float = 0.05) -> Verdic
         ),
         _about_one(evidence.mean_weight),
         *gains,
+        *(Check(d.name, d.passed, d.value, d.bound, d.sentence) for d in evidence.diagnostics),
         *(_unharmed(name, gap, harm) for name, gap in evidence.segments.items()),
     ]
     failed = [check for check in checks if not check.passed]

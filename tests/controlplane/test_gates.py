@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from controlplane.config import GateConfig
 from controlplane.gates import Evidence, judge, level_of
+from learners.diagnostics import Finding
 from learners.records import Estimate
 
 GATE = GateConfig(min_judged=200, min_effective_n=100, margin=0.01, alpha=0.05)
@@ -98,4 +99,16 @@ def test_a_verdicts_numbers_are_plain() -> None:
     assert set(numbers) == {
         "judged", "look", "candidates", "value", "champion", "best_fixed", "over_champion",
         "over_best_fixed", "mean_weight", "champion_version", "segments",
+            "diagnostics",
     }  # fmt: skip
+
+
+def test_a_segment_that_surely_loses_and_a_log_that_cannot_judge_refuse() -> None:
+    loses = estimate(-0.3, value=-0.2)
+    assert loses.high == pytest.approx(-0.1)
+    harmed = judge(evidence(segments={"maths": loses}), GateConfig(), harm=0.05)
+    assert "surely below -0.05" in harmed.summary
+    assert judge(evidence(segments={"maths": loses}), GateConfig(), harm=0.15).passed
+    gap = Finding("support", 0.4, 0.1, passed=False, sentence="40 % fall on arms never served")
+    unfit = judge(evidence(diagnostics=(gap,)), GateConfig())
+    assert unfit.summary == "not released: 40 % fall on arms never served"
