@@ -100,30 +100,13 @@ def start(
     """
     versions.lock_policy(connection, policy_id)
     policy = policies.get_policy(connection, policy_id)
-    config = read_config(policy.config)
     champion = _replaced(connection, policy, number, revision)
-    reward = policies.newest_reward(connection, policy_id)
-    shares = _shares(config.release, rollout)
-    unknown = watching.unmeasurable(connection, policy, config.release.guardrails)
-    if unknown:
-        raise InvalidError(
-            "release.guardrails",
-            f"release.guardrails: {unknown} are neither measured nor declared: PUT "
-            f"/v1/metrics/{unknown[0]} first",
-        )
     release = StoredRelease(
         policy_id=policy_id,
         number=stored.next_release(connection, policy_id),
         version=number,
         champion=champion,
-        plan={
-            **(noted or {}),
-            "stages": [{"share": share} for share in shares],
-            "unit": config.release.unit,
-            "rules": as_json(config.release),
-            "reward_version": reward[0] if reward else 0,
-            "by": by,
-        },
+        plan={**(noted or {}), **_plan(connection, policy, rollout), "by": by},
         stage=0,
         status=RUNNING,
         state={},
@@ -135,6 +118,25 @@ def start(
     stored.add_release(connection, release)
     log.info("release.begun", policy=policy.name, release=release.number, version=number, by=by)
     return enter(Means(connection, publisher, now), release, 0)
+
+
+def _plan(connection: sa.Connection, policy: StoredPolicy, rollout: float | None) -> Json:
+    """The stages and rules of a release that begins now; it keeps them."""
+    rules = read_config(policy.config).release
+    unknown = watching.unmeasurable(connection, policy, rules.guardrails)
+    if unknown:
+        raise InvalidError(
+            "release.guardrails",
+            f"release.guardrails: {unknown} are neither measured nor declared: PUT "
+            f"/v1/metrics/{unknown[0]} first",
+        )
+    reward = policies.newest_reward(connection, policy.id)
+    return {
+        "stages": [{"share": share} for share in _shares(rules, rollout)],
+        "unit": rules.unit,
+        "rules": as_json(rules),
+        "reward_version": reward[0] if reward else 0,
+    }
 
 
 def _replaced(

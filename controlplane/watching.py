@@ -91,10 +91,9 @@ def facts(connection: sa.Connection, ground: Ground) -> Facts:
     return Facts((ground.now - began).total_seconds(), active, tuple(nacks))
 
 
-def shadow(connection: sa.Connection, ground: Ground, version: int | None = None) -> Watched:
-    """What the release's version, or another shadow, would have done in the champion's place."""
-    watcher = ground.release.version if version is None else version
-    asked = Asked(_reward_version(connection, ground.policy), shadow=watcher)
+def shadow(connection: sa.Connection, ground: Ground) -> Watched:
+    """What the release's version would have done in the champion's place."""
+    asked = Asked(_reward_version(connection, ground.policy), shadow=ground.release.version)
     span = Span(ground.serial, ground.release.stage_at, MAX_ROWS)
     rows = stages.of_version(
         connection, ground.policy, span, asked, version=ground.release.champion

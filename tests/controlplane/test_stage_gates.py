@@ -151,7 +151,7 @@ def test_a_reweighed_gain_is_what_the_shadow_would_have_earned() -> None:
 def test_guardrails_compare_rates_means_and_tails_each_with_its_margin() -> None:
     control = side(4_000, error=0.02)
     for guardrail, worse in ((ERROR, {"error": 0.2}), (COST, {"cost": 2.0}), (SLOW, {"slow": 2.5})):
-        args = {"better": "low", "level": 0.99, "planned_rows": 4_000}
+        args: dict[str, Any] = {"better": "low", "level": 0.99, "planned_rows": 4_000}
         equal = excess(guardrail, side(4_000, seed=1, error=0.02), control, **args)
         assert equal.high <= 0, guardrail
         bad = excess(guardrail, side(4_000, seed=1, **{"error": 0.02, **worse}), control, **args)
@@ -166,7 +166,7 @@ def test_young_decisions_without_an_outcome_count_against_no_version() -> None:
     values = {**new.values, "error": np.where(np.arange(60) < 54, np.nan, 1.0)}
     young = replace(new, values=values, pending=np.isnan(values["error"]))
     lost = replace(young, pending=np.zeros(60, dtype=np.bool_))
-    args = {"better": "low", "level": 0.99, "planned_rows": 60}
+    args: dict[str, Any] = {"better": "low", "level": 0.99, "planned_rows": 60}
     control = side(2_000, error=0.05)
     pending, gone = (excess(ERROR, one, control, **args) for one in (young, lost))
     assert pending.low < 0 < gone.low
@@ -189,7 +189,7 @@ def test_what_breaks_after_a_long_quiet_time_is_found_in_the_newest_decisions() 
     broken = new.values["error"].copy()
     broken[:80] = np.random.default_rng(2).random(80) < 0.3  # the newest come first
     new = replace(new, values={**new.values, "error": broken})
-    args = {"better": "low", "planned_rows": 1.0}
+    args: dict[str, Any] = {"better": "low", "planned_rows": 1.0}
     whole = excess(ERROR, new, control, level=0.999, **args)
 
     def look(a: Side, b: Side, level: float) -> Excess:
