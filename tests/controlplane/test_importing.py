@@ -3,6 +3,7 @@ import gzip
 import json
 import math
 import os
+import re
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -320,3 +321,29 @@ def test_the_open_bandit_data_are_imported_with_their_propensities(
     )
     with world.engine.connect() as connection:
         assert interactions.counts(connection, world.policy.id)["decisions"] == 400
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "importing.md").read_text()
+
+
+def test_the_pages_options_and_formats_are_the_codes():
+    parser = importing._parser()
+    held = {option for action in parser._actions for option in action.option_strings}
+    told = re.findall(r"^\| `(--[\w-]+)", PAGE, re.MULTILINE)
+    assert set(told) == held - {"-h", "--help"}
+    formats = re.findall(r"^\| `([\w-]+)` \| ", PAGE, re.MULTILINE)
+    assert set(importing.KINDS) <= set(formats)
+
+
+def test_the_pages_example_prints_what_it_says(
+    run: Run, world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    del run
+    declare(world, Metric("score", range=(0.0, 1.0)))
+    (text,) = re.findall(r"^```json\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    (said,) = re.findall(r"^```text\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    file = tmp_path / "pairs.jsonl"
+    file.write_text(text)
+    arms = ("--arm", "gpt-4o=a", "--arm", "gpt-4o-mini=b", "--project", world.project)
+    assert importing.main(["openai", str(file), "--policy", "chat", *arms]) == 0
+    assert capsys.readouterr().out == said

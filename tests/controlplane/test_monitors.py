@@ -1,4 +1,7 @@
 import json
+import re
+from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -78,3 +81,25 @@ def test_a_monitor_that_was_switched_on_again_begins_anew():
     assert states["reward"]["rows"] == 50
     assert states["arm_reward"]["rows"] == 250
     assert monitors.MAX_ROWS >= 100_000
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "monitors.md").read_text()
+
+
+def test_the_page_names_every_field_with_its_default():
+    rows = re.findall(r"^\| `(\w+)` \| [\w ]+ \| `([^`]+)` \|", PAGE, re.MULTILINE)
+    held = {one.name: json.dumps(one.default) for one in fields(MonitorConfig)}
+    plain = MonitorsConfig()
+    held |= {name: json.dumps(getattr(plain, name)) for name in ("widen_to", "hold_s")}
+    assert dict(rows) == held
+    assert all(f"`{name}`" in PAGE for name in NAMES)
+
+
+def test_the_page_names_every_code_of_the_linter():
+    folder = Path(monitors.__file__).parent
+    source = "".join((folder / f"lint_{of}.py").read_text() for of in ("arms", "rewards"))
+    used = set(re.findall(r'(?:error|warning\)?)\(\s*"([a-z]+(?:-[a-z]+)+)"', source))
+    told = re.findall(r"^\| `([a-z]+(?:-[a-z]+)+)` \| (?:error|warning)", PAGE, re.MULTILINE)
+    assert used
+    assert set(told) >= used
+    assert all(f'"{code}"' in source for code in told)
