@@ -38,13 +38,11 @@ REFRESH = 64
 """Requests between two freezes."""
 EPISODIC = frozenset({"always_large", "always_small", "fqi", "reinforce"})
 """Learners of the catalogue for another task: agents' episodes."""
-SLOW = frozenset({"river_tree"})
-"""Learners whose freeze takes a second: a pass of theirs takes as long as all others' together."""
 
 
 def routers() -> tuple[str, ...]:
     """The learners that are compared."""
-    return tuple(name for name in catalogue.NAMES if name not in EPISODIC | SLOW)
+    return tuple(name for name in catalogue.NAMES if name not in EPISODIC)
 
 
 @dataclass(frozen=True, slots=True)

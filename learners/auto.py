@@ -63,6 +63,8 @@ WIDER = 3.0
 """How many times as wide the draws are of an arm that joined and has not served yet."""
 OWN = "own"
 BASELINE = "best_fixed"
+_STATE = f"{NAME} 2"
+"""Names the form of the state: a snapshot of another form is refused, and not half read."""
 CAUTION = "caution"
 """The parameter of a member that can hold on to the best fixed arm."""
 
@@ -390,13 +392,13 @@ def snapshot(state: State) -> bytes:
         "looked": state.looked,
         "changes": state.changes,
     }
-    return files.pack(files.owner(NAME, state.spec, state.params), numbers, tensors)
+    return files.pack(files.owner(_STATE, state.spec, state.params), numbers, tensors)
 
 
 def restore(spec: Spec, data: bytes) -> State:
     """The state that :func:`snapshot` wrote."""
     empty = init(spec)
-    numbers, tensors = files.unpack(files.owner(NAME, spec, empty.params), data)
+    numbers, tensors = files.unpack(files.owner(_STATE, spec, empty.params), data)
     states = tuple(
         _module(name).restore(_spec(name, spec, empty.params), tensors[f"member_{i}"].tobytes())
         for i, name in enumerate(empty.names)
