@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from controlplane.errors import InvalidError, SettingError
+from controlplane.monitors import MonitorsConfig
 from controlplane.release_config import ReleaseConfig
 from kernels.signals import SIGNAL_SCHEMA
 from learners import catalogue
@@ -167,6 +168,7 @@ class PolicyConfig:
         sources: whose feedback counts, and for how much.
         release: the steps from candidate to champion.
         shadow_dispatch: how many requests an edge also sends to a shadow's arm.
+        monitors: what is watched for change, and what is done then.
     """
 
     __pydantic_config__ = _STRICT
@@ -182,6 +184,7 @@ class PolicyConfig:
     sources: SourcesConfig = field(default_factory=SourcesConfig)
     release: ReleaseConfig = field(default_factory=ReleaseConfig)
     shadow_dispatch: ShadowDispatchConfig = field(default_factory=ShadowDispatchConfig)
+    monitors: MonitorsConfig = field(default_factory=MonitorsConfig)
 
     def __post_init__(self) -> None:
         """Refuse unknown learners, features that cannot be encoded, and no exploration at all."""

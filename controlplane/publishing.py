@@ -9,7 +9,7 @@ import numpy as np
 import sqlalchemy as sa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from controlplane import scorers
+from controlplane import overrides, scorers
 from controlplane.config import PolicyConfig, read_config
 from controlplane.errors import GateError, InvalidError, NotFoundError, StaleError
 from controlplane.lineups import NOBODY, Cast, cast_of
@@ -89,17 +89,22 @@ def promote(
     return publish(connection, publisher, policy_id, number, reason=reason, now=now)
 
 
-def admit(connection: sa.Connection, policy_id: UUID, number: int) -> None:
+def admit(
+    connection: sa.Connection, policy_id: UUID, number: int, *, now: datetime | None = None
+) -> None:
     """Let a version serve: its newest verdict has passed, or it has served before.
 
     Raises:
         InvalidError: There is no such version.
         GateError: With the failed checks; none where nothing was judged.
+        ConflictError: The policy is frozen ``now``, if that is given.
     """
     if versions.find_version(connection, policy_id, number) is None:
         raise InvalidError("version", f"version {number} does not exist")
     if number in [version for version, _ in versions.service_history(connection, policy_id)]:
         return
+    if now is not None:
+        overrides.refuse_frozen(connection, policy_id, now)
     verdicts = versions.list_verdicts(connection, policy_id, version=number, limit=1)
     if not verdicts:
         raise GateError(f"version {number} has no verdict yet", [])
@@ -128,7 +133,12 @@ def republish(
 
 
 def rollback(
-    connection: sa.Connection, publisher: Publisher, policy_id: UUID, *, now: datetime
+    connection: sa.Connection,
+    publisher: Publisher,
+    policy_id: UUID,
+    *,
+    now: datetime,
+    why: str = "",
 ) -> StoredBundle:
     """Publish the version that served before the champion, under a new, higher serial.
 
@@ -145,7 +155,7 @@ def rollback(
     if earlier is None:
         raise NotFoundError("no other version has served: there is nothing to roll back to")
     policies.stop_promoting(connection, policy_id, now)
-    reason = f"{ROLLBACK} {current}"
+    reason = f"{ROLLBACK} {current}{why and ': '}{why}"
     return publish(connection, publisher, policy_id, earlier, reason=reason, now=now)
 
 
@@ -176,7 +186,7 @@ def _store(
     arms = [arm_from_json(row) for row in policies.list_arms(connection, policy.pool_id)]
     if not arms:
         raise InvalidError("pool", f"pool {policy.pool!r} has no arm: add one, then publish")
-    config = read_config(policy.config)
+    config = overrides.explored(connection, policy.id, read_config(policy.config), now)
     cast = cast_of(connection, version.policy_id, version.number)
     found = [versions.find_version(connection, version.policy_id, n) for n in cast.versions]
     bundle = assemble(

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from controlplane import publishing
+from controlplane import overrides, publishing
 from controlplane.errors import GateError
 from controlplane.gates import Check
 from controlplane.release_config import ReleaseConfig
@@ -22,6 +22,9 @@ def too_soon(
     connection: sa.Connection, policy_id: UUID, rules: ReleaseConfig, now: datetime
 ) -> str | None:
     """Why no release may begin by itself now; None where one may."""
+    held = overrides.frozen(connection, policy_id, now)
+    if held is not None:
+        return f"the policy is {held}"
     running = releases.running_release(connection, policy_id)
     if running is not None:
         return f"release {running.number} of version {running.version} is under way"
@@ -53,13 +56,18 @@ def reverts_in_a_row(newest_first: Sequence[StoredRelease]) -> list[StoredReleas
     return found
 
 
-def admit(connection: sa.Connection, policy_id: UUID, number: int) -> None:
+def admit(
+    connection: sa.Connection, policy_id: UUID, number: int, *, now: datetime | None = None
+) -> None:
     """Let a version begin its way: it may serve, and neither it nor its like was sent back.
 
     Raises:
         InvalidError: There is no such version.
         GateError: With each failed check.
+        ConflictError: The policy is frozen ``now``, if that is given.
     """
+    if now is not None:
+        overrides.refuse_frozen(connection, policy_id, now)
     failed: list[dict[str, object]] = []
     said: list[str] = []
     before = sent_back(connection, policy_id, number)

@@ -15,7 +15,7 @@ from uuid import UUID
 import sqlalchemy as sa
 import structlog
 
-from controlplane import publishing, watching
+from controlplane import overrides, publishing, watching
 from controlplane.config import PolicyConfig, read_config
 from controlplane.errors import (
     ConflictError,
@@ -324,6 +324,8 @@ def _follow(means: Means, release: StoredRelease, looked: _Looked) -> None:
         done = replace(release, status=COMPLETED, reason=verdict.summary, ended_at=means.now)
         stored.put_release(means.connection, done)
         log.info("release.completed", release=release.number, version=release.version)
+    elif action == "pass" and overrides.frozen(means.connection, release.policy_id, means.now):
+        stored.put_release(means.connection, release)
     elif action == "pass" and release.status != WAITING:
         _note(means, release, name, looked)
         if _waits(release):

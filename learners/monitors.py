@@ -75,6 +75,7 @@ class Finding:
         bound: what is borne; 0 for a detector, which has its own.
         severity: ``alarm`` is what a reaction is declared for.
         sentence: all of that, for people.
+        side: 1 where what was found is above what is usual, -1 below.
     """
 
     monitor: str
@@ -83,6 +84,7 @@ class Finding:
     bound: float
     severity: Severity
     sentence: str
+    side: int = 0
 
     def as_json(self) -> dict[str, Any]:
         """Plain form."""
@@ -178,7 +180,13 @@ def _finding(
     severity: Severity = "alarm" if alarm else "warning"
     told = f" ({windows} windows in a row)" if windows > 1 else ""
     return Finding(
-        name, reading.metric, reading.value, reading.bound, severity, reading.sentence + told
+        name,
+        reading.metric,
+        reading.value,
+        reading.bound,
+        severity,
+        reading.sentence + told,
+        reading.side,
     )
 
 
@@ -240,6 +248,7 @@ def _changed(name: str, metric: str, kind: str, before: Mean, now: Mean) -> Find
         _SEVERITY[kind],
         f"{of} has changed, by {_TITLES[kind]} over every decision: its mean was "
         f"{before.mean:.4g} and is {now.mean:.4g} in the last {now.n:,.0f} decisions",
+        1 if now.mean > before.mean else -1,
     )
 
 

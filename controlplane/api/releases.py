@@ -107,7 +107,7 @@ def put_challenger(
         found = registry.find_policy(connection, caller.project_id, policy)
         versions.lock_policy(connection, found.id)
         expected(if_match, _newest(connection, found))
-        release_entry.admit(connection, found.id, body.version)
+        release_entry.admit(connection, found.id, body.version, now=now())
         service.start(
             connection,
             api.publisher,

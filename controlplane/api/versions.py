@@ -122,7 +122,7 @@ def put_champion(
         revision = expected(if_match, standing[1] if standing else 0)
         if standing is not None and standing[0] == body.version:
             return _champion(connection, found, response)
-        publishing.admit(connection, found.id, body.version)
+        publishing.admit(connection, found.id, body.version, now=now())
         releases.give_way(connection, found.id, body.version, by=caller.source, now=now())
         publishing.promote(
             connection,

@@ -13,6 +13,7 @@ from controlplane.config import (
     ShadowDispatchConfig,
     SourcesConfig,
 )
+from controlplane.monitors import MonitorsConfig
 from controlplane.registry import ALIGN_WINDOW
 from controlplane.release_config import ReleaseConfig
 from feedback.metrics import Aggregation, Level, MetricType
@@ -161,6 +162,7 @@ class PolicyBody(Body):
     sources: SourcesConfig = _POLICY.sources
     release: ReleaseConfig = _POLICY.release
     shadow_dispatch: ShadowDispatchConfig = _POLICY.shadow_dispatch
+    monitors: MonitorsConfig = _POLICY.monitors
 
 
 class FeedbackBody(Body):

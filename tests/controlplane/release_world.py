@@ -41,13 +41,14 @@ class Way:
 
     engine: sa.Engine
     rules: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
     now: datetime = NOW
     world: World = field(init=False)
     served: int = 0
 
     def __post_init__(self) -> None:
         config = {"release": {**RULES, **self.rules}, "learners": [{"name": "linucb"}]}
-        self.world = World(self.engine, config={**config, "auto_promote": True})
+        self.world = World(self.engine, config={**config, "auto_promote": True, **self.config})
 
     def add_version(self, best: str = "a", floor: float = 0.1) -> int:
         """A passed version that sticks to an arm."""

@@ -1,0 +1,288 @@
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from controlplane import overrides, publishing, release_entry, watches
+from controlplane.errors import ConflictError
+from controlplane.release_config import ReleaseConfig
+from storage import releases as stored
+from storage import tables, versions, watching_rows
+from storage.releases import StoredFinding
+from tests.controlplane.learning_world import NOW, PUBLISHER
+from tests.controlplane.release_world import FAILS, Way
+
+BROKEN = dict.fromkeys(FAILS, 0.9)
+FINE = dict.fromkeys(FAILS, 0.02)
+LOOK = {"reference": 400, "window": 200, "detectors": False, "patience": 1, "sigmas": 4.0}
+NAMES = ("reward", "arm_reward", "context", "action_mix", "feedback", "propensity")
+
+
+def watched(engine: sa.Engine, name: str, reaction: str, **more: Any) -> Way:
+    """A policy that one monitor watches, and that has served for long enough to be known."""
+    each = {other: {"enabled": False} for other in NAMES}
+    way = Way(engine, config={"monitors": {**each, name: {**LOOK, "reaction": reaction}, **more}})
+    way.serve(600)
+    assert look(way) == []
+    return way
+
+
+def look(way: Way) -> list[StoredFinding]:
+    found, more = watches.step(way.engine, PUBLISHER, way.world.policy.id, now=way.now)
+    assert not more
+    way.now += timedelta(seconds=1)
+    return found
+
+
+def findings(way: Way) -> list[StoredFinding]:
+    with way.engine.connect() as connection:
+        return stored.list_findings(connection, way.world.policy.id)
+
+
+def standing(way: Way) -> dict[str, Any]:
+    with way.engine.connect() as connection:
+        return overrides.read(connection, way.world.policy.id, way.now)
+
+
+def due(way: Way) -> bool:
+    with way.engine.connect() as connection:
+        found = watching_rows.due_watches(connection, way.now, way.now - watches.EVERY)
+    return way.world.policy.id in found
+
+
+def make_champion(way: Way) -> int:
+    number = way.add_version()
+    with way.engine.begin() as connection:
+        publishing.publish(
+            connection, PUBLISHER, way.world.policy.id, number, reason="by hand", now=way.now
+        )
+    return number
+
+
+def floor(way: Way) -> float:
+    return way.world.bundle().scorer.exploration.floor
+
+
+def test_what_is_usual_is_no_finding_and_each_row_is_read_once(engine: sa.Engine) -> None:
+    way = watched(engine, "reward", "freeze")
+    for _ in range(3):
+        way.serve(200)
+        assert look(way) == []
+    with engine.connect() as connection:
+        watch = stored.find_watch(connection, way.world.policy.id)
+    assert watch is not None
+    assert watch.position == way.world.policy.log_position == 1_200
+    assert watch.state["monitors"]["reward"]["reference"]["reward"][0] == 400
+    assert set(watch.state["monitors"]) == {"reward"}
+    assert watch.overrides == {}
+
+
+def test_a_grown_log_is_due_some_seconds_after_the_last_look(engine: sa.Engine) -> None:
+    way = watched(engine, "reward", "none")
+    way.now += timedelta(seconds=60)
+    assert not due(way)
+    way.serve(10)
+    assert due(way)
+    look(way)
+    way.serve(10)
+    assert not due(way)
+    way.now += watches.EVERY
+    assert due(way)
+
+
+def test_an_alarm_freezes_until_somebody_unfreezes(engine: sa.Engine) -> None:
+    way = watched(engine, "reward", "freeze", hold_s=600)
+    way.serve(300, BROKEN)
+    (finding,) = look(way)
+    assert (finding.monitor, finding.severity, finding.reaction) == ("reward", "alarm", "freeze")
+    assert "frozen until" in finding.summary
+    assert finding.numbers["side"] == -1
+    assert [one.id for one in findings(way)] == [finding.id]
+    policy_id, rules = way.world.policy.id, ReleaseConfig()
+    with engine.begin() as connection:
+        soon = release_entry.too_soon(connection, policy_id, rules, way.now)
+        assert soon is not None
+        assert "frozen until" in soon
+        with pytest.raises(ConflictError, match="unfreeze it first"):
+            release_entry.admit(connection, policy_id, 1, now=way.now)
+        publishing.admit(connection, policy_id, 1, now=way.now)  # it has served: a way back
+        later = way.now + timedelta(seconds=601)
+        assert release_entry.too_soon(connection, policy_id, rules, later) is None
+        assert watches.unfreeze(connection, policy_id, by="me", now=way.now) is not None
+        assert release_entry.too_soon(connection, policy_id, rules, way.now) is None
+        assert watches.unfreeze(connection, policy_id, by="me", now=way.now) is None
+    assert [one.reaction for one in findings(way)] == ["unfreeze", "freeze"]
+
+
+def test_while_it_is_frozen_a_round_releases_nothing(engine: sa.Engine) -> None:
+    way = watched(engine, "reward", "freeze", hold_s=7_776_000)
+    way.serve(300, BROKEN)
+    way.now = datetime.now(NOW.tzinfo)  # a round goes by the clock
+    assert look(way)[0].reaction == "freeze"
+    way.world.log(3_000)
+    done = way.world.round()
+    assert done.summary["passed"]
+    assert done.summary["release"] is None
+    assert "frozen until" in done.summary["held"]
+
+
+def test_while_it_is_frozen_a_release_goes_no_further(engine: sa.Engine) -> None:
+    way = watched(engine, "reward", "freeze")
+    way.start()
+    way.serve(300, BROKEN)
+    way.now += timedelta(seconds=1)
+    look(way)
+    assert "frozen" in standing(way)
+    way.edge_says()
+    way.serve(400)
+    way.edge_says()
+    ruling = way.look()
+    assert ruling is not None
+    assert ruling.action == "pass", ruling.verdict.summary
+    assert way.newest().stage == 0
+    with engine.begin() as connection:
+        watches.unfreeze(connection, way.world.policy.id, by="me", now=way.now)
+    way.look()
+    assert way.newest().stage == 1
+
+
+def test_widening_raises_the_floor_of_the_bundle_for_its_time(engine: sa.Engine) -> None:
+    way = watched(engine, "reward", "widen", hold_s=600, widen_to=0.5)
+    make_champion(way)
+    way.serve(600)
+    assert look(way) == []  # another champion: its rewards are learnt anew
+    assert floor(way) == pytest.approx(0.1)
+    way.serve(300, BROKEN)
+    (finding,) = look(way)
+    assert finding.reaction == "widen"
+    assert "explores 50 %" in finding.summary
+    assert floor(way) == pytest.approx(0.5)
+    serial = way.world.bundle().serial
+    assert not due(way)
+    way.now += timedelta(seconds=601)
+    assert due(way)
+    assert look(way) == []
+    assert floor(way) == pytest.approx(0.1)
+    assert way.world.bundle().serial == serial + 1
+    assert standing(way) == {}
+
+
+def test_a_revert_publishes_the_champion_before_by_a_higher_serial(engine: sa.Engine) -> None:
+    way = watched(engine, "reward", "revert")
+    number = make_champion(way)
+    way.serve(600)
+    look(way)
+    way.serve(300, BROKEN)
+    (finding,) = look(way)
+    assert finding.reaction == "revert"
+    assert "version 1 serves again, by serial 3" in finding.summary
+    assert way.world.champion()[0] == 1
+    assert way.state_of(number) == "retired"
+    assert way.world.policy.config["auto_promote"] is False
+    with engine.connect() as connection:
+        newest = versions.newest_bundle(connection, way.world.policy.id)
+    assert newest is not None
+    assert newest.reason.startswith(f"rollback from version {number}: monitor reward: ")
+
+
+def test_a_revert_sends_a_release_back(engine: sa.Engine) -> None:
+    way = watched(engine, "reward", "revert")
+    way.start()
+    way.serve(300, BROKEN)
+    (finding,) = look(way)
+    assert "release 1 sent back" in finding.summary
+    assert way.newest().status == "reverted"
+    assert way.world.champion()[0] == 1  # nobody has served before
+
+
+def test_nobody_goes_back_since_rewards_have_risen(engine: sa.Engine) -> None:
+    way = watched(engine, "reward", "revert")
+    make_champion(way)
+    way.serve(600, BROKEN)
+    look(way)
+    way.serve(300, FINE)
+    (finding,) = look(way)
+    assert (finding.severity, finding.reaction) == ("alarm", "none")
+    assert way.world.champion()[0] == 2
+
+
+def test_what_cannot_be_done_is_said_and_the_finding_stays(engine: sa.Engine) -> None:
+    way = watched(engine, "reward", "revert")
+    way.serve(300, BROKEN)
+    (finding,) = look(way)
+    assert "revert could not be done: no other version has served" in finding.summary
+    assert len(findings(way)) == 1
+
+
+def test_another_champion_is_no_change_of_the_mix_of_arms(engine: sa.Engine) -> None:
+    way = watched(engine, "action_mix", "freeze")
+    make_champion(way)
+    for _ in range(3):
+        way.serve(300)
+        assert look(way) == []
+    with engine.connect() as connection:
+        watch = stored.find_watch(connection, way.world.policy.id)
+    assert watch is not None
+    counts = watch.state["monitors"]["action_mix"]["reference"]
+    assert sum(counts.values()) == 400
+    assert counts["a"] > 300
+
+
+def test_what_a_shadow_was_asked_is_not_watched(engine: sa.Engine) -> None:
+    way = watched(engine, "action_mix", "freeze")
+    way.serve(300)
+    with engine.begin() as connection:
+        connection.execute(sa.update(tables.decisions).values(mode="shadow"))
+        policy = way.world.policy
+        rows = watching_rows.next_rows(
+            connection, policy, after=0, upto=policy.log_position, limit=100, reward_version=1
+        )
+    assert rows == []
+
+
+def test_feedback_is_counted_with_its_delay(engine: sa.Engine) -> None:
+    way = watched(engine, "feedback", "none")
+    with engine.connect() as connection:
+        policy = way.world.policy
+        rows = watching_rows.next_rows(
+            connection, policy, after=0, upto=10, limit=100, reward_version=1
+        )
+        assert len(rows) == 10
+        assert {row.said_at for row in rows} == {None}
+        ids = connection.execute(
+            sa.select(tables.interactions.c.decision_id, tables.interactions.c.position)
+        ).all()
+    first = next(row.decision_id for row in ids if row.position == 1)
+    say(way, first, rows[0].at + timedelta(seconds=7))
+    with engine.connect() as connection:
+        rows = watching_rows.next_rows(
+            connection, policy, after=0, upto=10, limit=100, reward_version=1
+        )
+    made = watches.batch(rows, policy_features(way))
+    assert made.answered.tolist() == [True] + [False] * 9
+    assert made.delay_s[0] == pytest.approx(7.0)
+    assert made.distribution.sum(axis=1) == pytest.approx(1.0)
+    assert set(made.context) == {"domain", "length"}
+
+
+def policy_features(way: Way) -> Any:
+    return way.world.settings().schema.features
+
+
+def say(way: Way, decision_id: Any, at: datetime) -> None:
+    with way.engine.begin() as connection:
+        connection.execute(
+            sa.insert(tables.feedback).values(
+                feedback_id=decision_id,
+                project_id=way.world.project_id,
+                decision_id=decision_id,
+                metric="thumbs",
+                value=True,
+                number=1.0,
+                source="me",
+                occurred_at=at,
+                tags={},
+                received_at=at,
+            )
+        )
