@@ -6,13 +6,13 @@ from uuid import UUID
 import sqlalchemy as sa
 import structlog
 
-from controlplane import config, publishing, releases, rounds
+from controlplane import config, publishing, releases, rounds, watches
 from controlplane.errors import InvalidError
 from controlplane.publishing import Publisher
 from feedback import join
-from storage import events, interactions, policies, stages, versions, work
+from storage import events, interactions, policies, stages, versions, watching_rows, work
 from storage.partitions import ensure_partitions
-from storage.work import JOIN, REFRESH, RELEASE, ROUND, Due
+from storage.work import JOIN, REFRESH, RELEASE, ROUND, WATCH, Due
 
 KEY_LIFE = timedelta(days=2)
 """How long an idempotency key is remembered."""
@@ -36,6 +36,8 @@ def find(connection: sa.Connection, now: datetime) -> list[Due]:
         work.notice(connection, policy_id, REFRESH, now)
     for policy_id in stages.due_releases(connection, now):
         work.notice(connection, policy_id, RELEASE, now)
+    for policy_id in watching_rows.due_watches(connection, now, now - watches.EVERY):
+        work.notice(connection, policy_id, WATCH, now)
     return work.find_due(connection, now)
 
 
@@ -48,6 +50,8 @@ def perform(engine: sa.Engine, publisher: Publisher, due: Due) -> None:
         rounds.run_round(engine, publisher, due.policy_id, started_at=now)
     elif due.kind == RELEASE:
         releases.step(engine, publisher, due.policy_id, now=now)
+    elif due.kind == WATCH:
+        watch(engine, publisher, due.policy_id, now)
     elif due.kind == REFRESH:
         with engine.begin() as connection:
             publishing.republish(
@@ -68,6 +72,13 @@ def settle(engine: sa.Engine, policy_id: UUID, now: datetime) -> int:
         with engine.begin() as connection:
             work.ask(connection, policy_id, JOIN, now)
     return total
+
+
+def watch(engine: sa.Engine, publisher: Publisher, policy_id: UUID, now: datetime) -> None:
+    """Have the monitors look; where the log goes on, they look again at once."""
+    if watches.step(engine, publisher, policy_id, now=now)[1]:
+        with engine.begin() as connection:
+            work.ask(connection, policy_id, WATCH, now)
 
 
 def tidy(connection: sa.Connection, now: datetime) -> None:

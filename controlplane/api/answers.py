@@ -271,6 +271,34 @@ class ReleasesAnswer(Answer):
     next: int | None
 
 
+class OverrideAnswer(Answer):
+    """What a reaction put over a policy's own settings; ``value`` is the floor's."""
+
+    since: datetime
+    until: datetime
+    why: str
+    value: float | None = None
+
+
+class FindingAnswer(Answer):
+    """What a monitor saw, and what was done about it."""
+
+    id: UUID
+    monitor: str
+    severity: str
+    reaction: str
+    summary: str
+    numbers: dict[str, Any]
+    created_at: datetime
+
+
+class FindingsAnswer(Answer):
+    """Findings, newest first, and what stands now: ``frozen``, ``floor``."""
+
+    items: list[FindingAnswer]
+    overrides: dict[str, OverrideAnswer]
+
+
 class PublishedAnswer(Answer):
     """What was published."""
 

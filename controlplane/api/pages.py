@@ -14,6 +14,7 @@ from fastapi import APIRouter, Cookie, Request
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response
 from starlette.concurrency import run_in_threadpool
 
+from controlplane import overrides
 from controlplane.api import charts
 from controlplane.api.answers import ReleaseRow, StatusAnswer, VerdictAnswer
 from controlplane.api.auth import Caller, identify
@@ -24,6 +25,7 @@ from controlplane.api.runtime import Api, Runtime, now
 from controlplane.api.versions import verdicts_of
 from storage import edges, policies, releases, versions
 from storage.policies import StoredPolicy
+from storage.releases import StoredFinding
 
 router = APIRouter(include_in_schema=False)
 
@@ -33,6 +35,7 @@ MAX_FORM = 4_096
 MAX_POLICIES = 20
 MAX_VERSIONS = 12
 MAX_VERDICTS = 6
+MAX_FINDINGS = 6
 _VIEWERS = ("read", "publish")
 _FOLDER = Path(__file__).parent / "templates"
 _COMPARISONS = {"over_champion": "over the champion", "over_best_fixed": "over the best fixed arm"}
@@ -69,6 +72,8 @@ class Card:
     versions: list[dict[str, Any]]
     verdicts: list["Judgement"]
     release: ReleaseRow | None
+    findings: list[StoredFinding]
+    standing: Mapping[str, Any]
 
     @property
     def progress(self) -> float:
@@ -175,6 +180,8 @@ def card(connection: sa.Connection, policy: StoredPolicy) -> Card:
         versions=versions.list_versions(connection, policy.id, limit=MAX_VERSIONS),
         verdicts=[judgement(verdict) for verdict in said],
         release=next(map(row_of, releases.list_releases(connection, policy.id, limit=1)), None),
+        findings=releases.list_findings(connection, policy.id, limit=MAX_FINDINGS),
+        standing=overrides.read(connection, policy.id, now()),
     )
 
 

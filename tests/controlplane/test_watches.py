@@ -4,12 +4,13 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from controlplane import overrides, publishing, release_entry, watches
+from controlplane import agenda, overrides, publishing, release_entry, watches
 from controlplane.errors import ConflictError
 from controlplane.release_config import ReleaseConfig
 from storage import releases as stored
 from storage import tables, versions, watching_rows
 from storage.releases import StoredFinding
+from storage.work import WATCH, Due
 from tests.controlplane.learning_world import NOW, PUBLISHER
 from tests.controlplane.release_world import FAILS, Way
 
@@ -286,3 +287,17 @@ def say(way: Way, decision_id: Any, at: datetime) -> None:
                 received_at=at,
             )
         )
+
+
+def test_the_agenda_finds_and_does_it(engine: sa.Engine) -> None:
+    way = watched(engine, "reward", "none")
+    way.serve(10)
+    with engine.begin() as connection:
+        found = agenda.find(connection, way.now + watches.EVERY)
+    mine = Due(way.world.policy.id, WATCH)
+    assert mine in found
+    agenda.perform(engine, PUBLISHER, mine)
+    with engine.connect() as connection:
+        watch = stored.find_watch(connection, way.world.policy.id)
+    assert watch is not None
+    assert watch.position == way.world.policy.log_position

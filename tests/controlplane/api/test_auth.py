@@ -39,6 +39,8 @@ ALLOWED = {
     "GET /v1/policies/{policy}/aliases/champion": READERS,
     "PUT /v1/policies/{policy}/aliases/champion": PUBLISHERS,
     "POST /v1/policies/{policy}/rollback": PUBLISHERS,
+    "GET /v1/policies/{policy}/findings": READERS,
+    "POST /v1/policies/{policy}/unfreeze": PUBLISHERS,
     "GET /v1/bundles/{policy}": {"edge", "admin"},
     "POST /v1/edges/{edge_id}/status": {"edge", "admin"},
     "GET /v1/edges": READERS,
