@@ -6,13 +6,22 @@ from uuid import UUID
 import sqlalchemy as sa
 import structlog
 
-from controlplane import config, publishing, releases, rounds, watches
+from controlplane import config, experiments, publishing, releases, rounds, watches
 from controlplane.errors import InvalidError
 from controlplane.publishing import Publisher
 from feedback import join
-from storage import events, interactions, policies, stages, versions, watching_rows, work
+from storage import (
+    events,
+    experiment_rows,
+    interactions,
+    policies,
+    stages,
+    versions,
+    watching_rows,
+    work,
+)
 from storage.partitions import ensure_partitions
-from storage.work import JOIN, REFRESH, RELEASE, ROUND, WATCH, Due
+from storage.work import EXPERIMENT, JOIN, REFRESH, RELEASE, ROUND, WATCH, Due
 
 KEY_LIFE = timedelta(days=2)
 """How long an idempotency key is remembered."""
@@ -36,6 +45,8 @@ def find(connection: sa.Connection, now: datetime) -> list[Due]:
         work.notice(connection, policy_id, REFRESH, now)
     for policy_id in stages.due_releases(connection, now):
         work.notice(connection, policy_id, RELEASE, now)
+    for policy_id in experiment_rows.due_policies(connection, now):
+        work.notice(connection, policy_id, EXPERIMENT, now)
     for policy_id in watching_rows.due_watches(connection, now, now - watches.EVERY):
         work.notice(connection, policy_id, WATCH, now)
     return work.find_due(connection, now)
@@ -50,6 +61,8 @@ def perform(engine: sa.Engine, publisher: Publisher, due: Due) -> None:
         rounds.run_round(engine, publisher, due.policy_id, started_at=now)
     elif due.kind == RELEASE:
         releases.step(engine, publisher, due.policy_id, now=now)
+    elif due.kind == EXPERIMENT:
+        experiments.look(engine, publisher, due.policy_id, now=now)
     elif due.kind == WATCH:
         watch(engine, publisher, due.policy_id, now)
     elif due.kind == REFRESH:

@@ -199,7 +199,13 @@ def of_influence(
 
 
 def of_exploration(
-    arms: int, exploration: float, reward_deviation: float, differ: float, *, worst_row: bool = True
+    arms: int,
+    exploration: float,
+    reward_deviation: float,
+    differ: float,
+    *,
+    worst_row: bool = True,
+    floor: float | None = None,
 ) -> Spread:
     """Without a log: two policies that explore alike, and choose otherwise on a share of requests.
 
@@ -210,23 +216,29 @@ def of_exploration(
 
     Args:
         arms: K, at least 2.
-        exploration: ε in (0, 1).
+        exploration: ε in (0, 1), of the log; 1 with a ``floor``.
         reward_deviation: standard deviation of what the reward model leaves unexplained.
         differ: share of requests on which their favourites differ, in (0, 1].
         worst_row: whether bounds are taken with one more row, as bad as one could be; a reward's
             range is taken as twice the deviation, as of a fair coin.
+        floor: ε in [0, 1) of the two policies, where the log explored otherwise: a first log that
+            chose evenly has exploration 1.
 
     Raises:
         EstimateError: A number is out of range.
     """
-    if arms < 2 or not 0.0 < exploration < 1.0 or not 0.0 < differ <= 1.0:
+    own = exploration if floor is None else floor
+    if arms < 2 or not (0.0 < exploration <= 1.0 and 0.0 <= own < 1.0 and 0.0 < differ <= 1.0):
         raise EstimateError(
-            f"arms {arms}, exploration {exploration}, differ {differ}: give at least 2, in (0, 1), "
-            "in (0, 1]: without exploration no log shows what another choice would have earned"
+            f"arms {arms}, exploration {exploration}, floor {own}, differ {differ}: give at least "
+            "2, in (0, 1], in [0, 1), in (0, 1]: without exploration no log shows what another "
+            "choice would have earned"
         )
     rare = exploration / arms
-    moved = 1.0 - exploration
-    square = differ * moved**2 * (1.0 / rare + 1.0 / (moved + rare)) * reward_deviation**2
+    moved = 1.0 - own
+    square = (
+        differ * moved**2 * (1.0 / rare + 1.0 / (1.0 - exploration + rare)) * reward_deviation**2
+    )
     worst = 2.0 * reward_deviation * moved / rare if worst_row else 0.0
     return Spread(math.sqrt(square), worst)
 

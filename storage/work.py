@@ -20,6 +20,7 @@ from sqlalchemy.dialects.postgresql import insert
 from storage.tables import work
 
 JOIN, ROUND, REFRESH, RELEASE = "join", "round", "refresh", "release"
+EXPERIMENT = "experiment"
 WATCH = "watch"
 LEASE_S = 300.0
 _LOCK_SPACE = 0x706F696E  # "poin": keeps these locks apart from anyone else's

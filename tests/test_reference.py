@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
 from controlplane import config, replay
 from controlplane.api.wire import (
@@ -29,6 +29,12 @@ from controlplane.config import (
     QualityConfig,
     ShadowDispatchConfig,
     SourcesConfig,
+)
+from controlplane.experiment_config import (
+    Covariate,
+    ExperimentConfig,
+    ExperimentGuardrail,
+    ExperimentVariant,
 )
 from controlplane.release_config import GUARDRAILS, Guardrail, HarmConfig, ReleaseConfig
 from controlplane.simulation.tables import _MEASURES, _QUERY_COLUMNS
@@ -59,6 +65,10 @@ DECLARED: dict[str, Any] = {
     "Reward": RewardBody,
     "Term": TermBody,
     "Reward gate": RewardGateBody,
+    "Experiment": ExperimentConfig,
+    "Experiment variant": ExperimentVariant,
+    "Experiment guardrail": ExperimentGuardrail,
+    "Covariate": Covariate,
 }
 IN_WORDS = {"features": "the signals", "learners": "`linucb`, `vw`"}
 REQUIRED = "required"
@@ -188,6 +198,8 @@ def test_the_examples_are_taken():
     for text in examples_of("Policy"):
         policy = config.from_json(PolicyBody.model_validate_json(text).model_dump(exclude={"pool"}))
         config.check_learners(policy, ("small", "large"))
+    for text in examples_of("Experiment"):
+        TypeAdapter(ExperimentConfig).validate_json(text)
     for text in examples_of("Reward"):
         body = RewardBody.model_validate_json(text)
         if body.expression is None:

@@ -41,6 +41,20 @@ ALLOWED = {
     "POST /v1/policies/{policy}/rollback": PUBLISHERS,
     "GET /v1/policies/{policy}/findings": READERS,
     "POST /v1/policies/{policy}/unfreeze": PUBLISHERS,
+    "GET /v1/policies/{policy}/aliases/challenger": READERS,
+    "PUT /v1/policies/{policy}/aliases/challenger": PUBLISHERS,
+    "GET /v1/policies/{policy}/aliases/{alias}": READERS,
+    "PUT /v1/policies/{policy}/aliases/{alias}": PUBLISHERS,
+    "DELETE /v1/policies/{policy}/aliases/{alias}": PUBLISHERS,
+    "GET /v1/policies/{policy}/releases": READERS,
+    "GET /v1/policies/{policy}/releases/{release}": READERS,
+    "POST /v1/policies/{policy}/releases/{release}/approve": PUBLISHERS,
+    "POST /v1/policies/{policy}/releases/{release}/revert": PUBLISHERS,
+    "GET /v1/policies/{policy}/experiments": READERS,
+    "POST /v1/policies/{policy}/experiments": PUBLISHERS,
+    "GET /v1/policies/{policy}/plan": READERS,
+    "GET /v1/experiments/{experiment}": READERS,
+    "POST /v1/experiments/{experiment}/stop": PUBLISHERS,
     "GET /v1/bundles/{policy}": {"edge", "admin"},
     "POST /v1/edges/{edge_id}/status": {"edge", "admin"},
     "GET /v1/edges": READERS,
@@ -48,7 +62,14 @@ ALLOWED = {
     "POST /v1/keys": {"admin"},
     "DELETE /v1/keys/{key_id}": {"admin"},
 }
-EXAMPLES = {"version": "7", "feedback_id": str(UUID(int=0)), "key_id": str(UUID(int=0))}
+EXAMPLES = {
+    "version": "7",
+    "release": "7",
+    "alias": "shadow",
+    "feedback_id": str(UUID(int=0)),
+    "key_id": str(UUID(int=0)),
+    "experiment": str(UUID(int=0)),
+}
 
 
 def path_of(operation: str) -> tuple[str, str]:
