@@ -105,10 +105,10 @@ def measures(found: Broken) -> list[Measure]:
         Measure(
             measure=f"a canary's arm fails {FAILS:.0%}: until the edge decides by it no more "
             f"({found.decisions} canary decisions; {found.reason[:160]})",
-            value=float(f"{found.seconds:.3g}"),
+            value=float(f"{found.seconds:.4g}"),
             unit="s",
-            reference=f"the control plane's revert: {found.decided:.3g} s",
-            ratio=float(f"{found.seconds / found.decided:.3g}"),
+            reference=f"the control plane's revert: {found.decided:.4g} s",
+            ratio=float(f"{found.seconds / found.decided:.4g}"),
         ),
         Measure(
             measure=f"a canary's arm fails {FAILS:.0%}: {found.hurt} requests hurt, share of a day "

@@ -142,7 +142,8 @@ def duel(source: Source, gain: float) -> Duel:
     reached = base + (1.0 - EXPLORED) * steps[order].cumsum() / len(rows)
     enough = reached >= gain if gain > 0 else reached <= gain
     if not enough.any():
-        raise ValueError(f"{source.name}: no candidate gains {gain}, {reached[-1]:.3f} at most")
+        most = reached.max(initial=base)
+        raise ValueError(f"{source.name}: no candidate gains {gain}, {most:.3f} at most")
     moved = order[: int(enough.argmax()) + 1]
     if gain > 0:
         alike = random.permutation(rows[np.abs(steps) <= _SAME])

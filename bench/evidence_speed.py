@@ -17,14 +17,21 @@ from bench.measure import Measure, main
 from learners import ope
 from learners.interactions import Interactions
 
-ROWS, ARMS, COLUMNS, CORES = 1_000_000, 16, 32, 2
+ROWS, ARMS, CORES = 1_000_000, 16, 2
+COLUMNS = (32, 86)
+"""Of the contexts: few, and as many as the schemas of real tables have."""
 LIMIT_S, LIMIT_GIB = 20.0, 4.0
 
 
 def run(quick: bool) -> list[Measure]:  # noqa: FBT001 — the one switch of every benchmark
-    """Both measures."""
+    """All measures."""
     rows = ROWS // 20 if quick else ROWS
-    code = f"from bench.evidence_speed import child; child({rows})"
+    return [one for d in (COLUMNS[:1] if quick else COLUMNS) for one in measured(rows, d)]
+
+
+def measured(rows: int, columns: int) -> list[Measure]:
+    """Time and memory of a log."""
+    code = f"from bench.evidence_speed import child; child({rows}, {columns})"
     threads = {name: str(CORES) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -34,7 +41,7 @@ def run(quick: bool) -> list[Measure]:  # noqa: FBT001 — the one switch of eve
     )
     found = json.loads(done.stdout)
     what = (
-        f"{rows:,} decisions, {ARMS} arms, {COLUMNS} columns: two policies by "
+        f"{rows:,} decisions, {ARMS} arms, {columns} columns: two policies by "
         f"{len(ope.ESTIMATORS)} estimators, paired, on {CORES} cores"
     )
     share = rows / ROWS
@@ -53,13 +60,13 @@ def bounded(measure: str, value: float, unit: str, limit: float) -> Measure:
     )
 
 
-def child(rows: int) -> None:
+def child(rows: int, columns: int) -> None:
     """Evaluate, and print what it took."""
     import resource  # noqa: PLC0415 — not there on every system
 
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
-    log, policies = made(rows)
+    log, policies = made(rows, columns)
     began, before = perf_counter(), os.times()
     evaluated(log, policies)
     wall, after = perf_counter() - began, os.times()
@@ -68,12 +75,12 @@ def child(rows: int) -> None:
     print(json.dumps({"wall_s": wall, "cpu_s": cpu, "peak_gib": peak}))
 
 
-def made(rows: int) -> tuple[Interactions, list[NDArray[np.float64]]]:
+def made(rows: int, columns: int) -> tuple[Interactions, list[NDArray[np.float64]]]:
     """A log of a policy that explores 20 %, and two policies that explore less, ``(n, K)`` each."""
     random = np.random.default_rng(0)
-    x = random.normal(size=(rows, COLUMNS))
+    x = random.normal(size=(rows, columns))
     x[:, 0] = 1.0
-    truth = random.normal(size=(COLUMNS, ARMS)) / COLUMNS**0.5
+    truth = random.normal(size=(columns, ARMS)) / columns**0.5
     policies = []
     for noise in (1.0, 0.5, 0.2):
         favourite = (x @ (truth + noise * random.normal(size=truth.shape))).argmax(axis=1)
