@@ -153,9 +153,19 @@ def set_state(
     )
 
 
+_NOT_IN_USE = sa.text("""versions.number NOT IN (
+  SELECT version FROM releases WHERE policy_id = :policy AND ended_at IS NULL
+  UNION
+  SELECT CAST(variant ->> 'version' AS bigint) FROM experiments,
+    jsonb_array_elements(spec -> 'split' -> 'variants') AS variant
+  WHERE policy_id = :policy AND ended_at IS NULL AND variant ->> 'version' IS NOT NULL
+)""")
+
+
 def retire_candidates(connection: sa.Connection, policy_id: UUID, *, keep: int) -> None:
     """Retire waiting candidates, and forget the oldest that never served beyond ``keep``.
 
+    What an experiment or a release that runs names stays: no bundle could be published without it.
     Those that are kept lose what only further learning would need; they can still be served.
 
     Raises:
@@ -175,6 +185,7 @@ def retire_candidates(connection: sa.Connection, policy_id: UUID, *, keep: int) 
         & (versions.c.state == "retired")
         & versions.c.number.not_in(served)
         & versions.c.number.not_in(named)
+        & _NOT_IN_USE.bindparams(policy=policy_id)
     )
     newest_first = (
         sa.select(versions.c.number).where(never_served).order_by(versions.c.number.desc())

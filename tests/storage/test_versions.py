@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from storage import versions
+from storage import releases, versions
+from storage.releases import StoredExperiment
 from storage.versions import StoredBundle, StoredRound, StoredVerdict, StoredVersion
 from tests.ground import T0, Ground, later, lay, new_id
 
@@ -160,6 +161,22 @@ def test_retired_candidates_are_forgotten_except_the_newest_and_what_served(grou
     assert list(found) == [10, 9, 8, 4, 3, 2]
     assert found[3] == "champion"
     assert {found[n] for n in (2, 4, 8, 9, 10)} == {"retired"}
+
+
+def test_what_a_running_experiment_names_is_not_forgotten(ground: Ground):
+    add(ground, *range(1, 11))
+    variants = [{"name": "a", "share": 0.5, "version": None}, {"name": "b", "share": 0.5}]
+    with ground.engine.begin() as connection:
+        for number, ended in ((2, None), (3, T0)):
+            spec = {"split": {"variants": [variants[0], {**variants[1], "version": number}]}}
+            releases.add_experiment(
+                connection,
+                StoredExperiment(
+                    new_id(), ground.policy_id, f"of {number}", spec, "running", {}, None, T0, ended
+                ),
+            )
+        versions.retire_candidates(connection, ground.policy_id, keep=3)
+    assert list(standing(ground)) == [10, 9, 8, 2]
 
 
 def test_a_retired_candidate_keeps_its_snapshot_only_where_it_served(ground: Ground):
