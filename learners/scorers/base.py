@@ -24,6 +24,7 @@ _FORMS = {
     "trees": "learners.scorers.trees:Trees",
     "neighbours": "learners.scorers.neighbours:Neighbours",
     "budgeted": "learners.scorers.budgeted:Budgeted",
+    "blend": "learners.scorers.blend:Blend",
 }
 """Where each kind's class is; a kind is imported only when one is read."""
 
