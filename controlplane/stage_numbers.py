@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from controlplane.release_config import Guardrail, HarmConfig
 from learners.contrasts import difference, sums
 from learners.rates import quantile_bounds, rate_bounds, worth
-from learners.records import Estimate
-from learners.sequences import Asymptotic
+from learners.sequences import anytime
 
 Floats = NDArray[np.float64]
 Better = Literal["low", "high"]
@@ -114,8 +113,8 @@ def excess(
         return _unknown(guardrail.name, len(own), len(other), level)
     if guardrail.kind == "p95":
         figures = [float(np.quantile(sign * values, _P95)) * sign for values, _ in sides]
-        own_low, own_high = quantile_bounds(sign * own, _P95, _half(level))
-        low, high = quantile_bounds(sign * factor * other, _P95, _half(level))
+        own_low, own_high = quantile_bounds(sign * own, _P95, _half(level), units=own_units)
+        low, high = quantile_bounds(sign * factor * other, _P95, _half(level), units=other_units)
         bounds = (own_low - high, own_high - low)
         beyond = sign * (figures[0] - factor * figures[1])
     else:
@@ -224,6 +223,7 @@ class Shadowed:
     """n decisions of the champion that a shadow watched.
 
     Attributes:
+        unit: whose each is, any integers, ``(n,)``.
         agreed: whether it would have chosen the same, ``(n,)``.
         weight: its probability of the served arm over the served one, ``(n,)``.
         reward: NaN where there is none yet, ``(n,)``.
@@ -231,6 +231,7 @@ class Shadowed:
         silent: further decisions of which it said nothing.
     """
 
+    unit: NDArray[np.int64]
     agreed: NDArray[np.bool_]
     weight: Floats
     reward: Floats
@@ -268,7 +269,7 @@ def watched(rows: Shadowed, *, level: float, planned_rows: float) -> Watched:
     """Agreement, and what would have changed, with intervals that hold at every look.
 
     Each row counts ``(weight − 1) · (value − mean)``: the mean takes out variance and no more, as
-    the weights' own mean is 1 (a control variate).
+    the weights' own mean is 1 (a control variate). A unit's rows are added up.
     """
     n = len(rows.agreed)
     squares = float(np.square(rows.weight).sum())
@@ -279,23 +280,28 @@ def watched(rows: Shadowed, *, level: float, planned_rows: float) -> Watched:
         rows.silent,
         agreement,
         effective,
-        _reweighed("reward", rows.weight, -rows.reward, level, planned_rows),
-        _reweighed("cost_usd", rows.weight, rows.cost, level, planned_rows),
+        _reweighed("reward", rows, -rows.reward, level, planned_rows),
+        _reweighed("cost_usd", rows, rows.cost, level, planned_rows),
     )
 
 
 def _reweighed(
-    name: str, weight: Floats, values: Floats, level: float, planned_rows: float
+    name: str, rows: Shadowed, values: Floats, level: float, planned_rows: float
 ) -> Excess:
     known = np.isfinite(values)
-    v, shift = values[known], weight[known] - 1.0
+    v, shift = values[known], rows.weight[known] - 1.0
     if not len(v):
         return _unknown(name, 0, 0, level)
     mean = float(v.mean())
     gaps = shift * (v - mean)
     worst = float(np.abs(gaps).max())
-    state = Asymptotic(planned_rows, level=level, worst=(-worst, worst)).update(gaps)
-    found: Estimate = state.estimate(level)
+    found = anytime(
+        gaps,
+        tuned_for=planned_rows,
+        level=level,
+        clusters=rows.unit[known],
+        worst=(-worst, worst),
+    )
     sign = -1.0 if name == "reward" else 1.0
     return Excess(
         name,

@@ -26,7 +26,7 @@ from controlplane.stage_numbers import (
 )
 from feedback.metrics import OUTCOMES
 from learners.contrasts import FEWEST_UNITS
-from learners.rates import rate_bounds
+from learners.rates import rate_bounds, worth
 from storage import edges, policies, stages
 from storage.policies import StoredPolicy
 from storage.releases import StoredRelease
@@ -106,6 +106,7 @@ def shadowed(rows: Sequence[StageRow]) -> Shadowed:
     """The rows' numbers."""
     told = [(row, row.shadow) for row in rows if row.shadow is not None]
     return Shadowed(
+        unit=_units([row for row, _ in told]),
         agreed=np.array([said["action"] == row.action for row, said in told], dtype=np.bool_),
         weight=np.array([said["served"] / row.propensity for row, said in told], dtype=np.float64),
         reward=_column([row.reward for row, _ in told]),
@@ -206,16 +207,15 @@ def _failures(side: Side, level: float) -> tuple[float, float]:
     """Bounds of the rate; what has not been told yet counts as no failure."""
     failed = side.values[ERROR]
     known = np.isfinite(failed)
-    hits = float((failed[known] != 0).sum())
-    return rate_bounds(hits, int(known.sum()) + int(side.pending.sum()), level)
+    hit = failed[known] != 0
+    part, rows = worth(hit, side.unit[known]), int(known.sum()) + int(side.pending.sum())
+    return rate_bounds(part * float(hit.sum()), part * rows, level)
 
 
 def side(rows: Sequence[StageRow], metrics: Sequence[str], now: datetime) -> Side:
     """The numbers of one side's decisions."""
-    codes: dict[str, int] = {}
-    unit = [codes.setdefault(row.unit or str(row.decision_id), len(codes)) for row in rows]
     return Side(
-        unit=np.array(unit, dtype=np.int64),
+        unit=_units(rows),
         at=np.array([row.at.timestamp() for row in rows], dtype=np.float64),
         pending=np.array(
             [row.outcome is None and now - row.at < PENDING for row in rows], dtype=np.bool_
@@ -224,6 +224,13 @@ def side(rows: Sequence[StageRow], metrics: Sequence[str], now: datetime) -> Sid
         reward=_column([row.reward for row in rows]),
         segment=[row.segment or "" for row in rows],
     )
+
+
+def _units(rows: Sequence[StageRow]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """A number for each unit; who has none is one of its own."""
+    codes: dict[str, int] = {}
+    unit = [codes.setdefault(row.unit or str(row.decision_id), len(codes)) for row in rows]
+    return np.array(unit, dtype=np.int64)
 
 
 def _value(row: StageRow, metric: str) -> float | None:

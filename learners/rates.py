@@ -66,6 +66,8 @@ def _edge(end: float, middle: float, out: Callable[[float], bool]) -> float:
     outside, inside = end, middle
     for _ in range(_STEPS):
         between = (outside + inside) / 2
+        if between in {outside, inside}:
+            break
         if out(between):
             outside = between
         else:
@@ -92,24 +94,29 @@ def worth(hit: NDArray[np.bool_], units: NDArray[np.int64]) -> float:
     return min(1.0, of_rows / of_units) if of_units > 0 else 1.0
 
 
-def quantile_bounds(values: Floats, q: float, level: float = 0.95) -> tuple[float, float]:
+def quantile_bounds(
+    values: Floats, q: float, level: float = 0.95, *, units: NDArray[np.int64] | None = None
+) -> tuple[float, float]:
     """Bounds of a quantile, of all looks together at the level; infinite while there are few rows.
 
     By the rate of values above it, which is ``1 - q`` at the quantile itself (Howard & Ramdas 2022,
     arXiv:1906.09712).
 
     Args:
-        values: independent, shape ``(n,)``.
+        values: shape ``(n,)``.
         q: in (0, 1).
         level: of both bounds together.
+        units: whose each value is, shape ``(n,)``; None where all are independent.
     """
     if not 0.0 < q < 1.0:
         raise EstimateError(f"q {q} is outside (0, 1)")
-    n, above = len(values), 1.0 - q
+    n, above, part = len(values), 1.0 - q, 1.0
+    if units is not None and n:
+        part = worth(values > np.quantile(values, q), units)
     falling = np.sort(values)[::-1]
     # So many values lie above the quantile, at least and at most: both bounds rise with the hits.
-    most = _last(n, lambda hits: rate_bounds(hits, n, level)[0] <= above)
-    least = _last(n, lambda hits: rate_bounds(hits, n, level)[1] < above) + 1
+    most = _last(n, lambda hits: rate_bounds(part * hits, part * n, level)[0] <= above)
+    least = _last(n, lambda hits: rate_bounds(part * hits, part * n, level)[1] < above) + 1
     low = -math.inf if most >= n else float(falling[most])
     high = math.inf if least == 0 else float(falling[least - 1])
     return low, high

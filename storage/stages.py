@@ -19,7 +19,8 @@ SKEW = timedelta(minutes=10)
 
 _NEWEST = """
 WITH newest AS MATERIALIZED (
-  SELECT decision_id, project_id, policy_id, version, variant, unit, at, action, propensity,
+  SELECT decision_id, project_id, policy_id, version, variant, coalesce(unit, session_id) AS unit,
+         at, action, propensity,
          shadows -> CAST(:shadow AS text) AS shadow, context ->> CAST(:segment AS text) AS segment
   FROM decisions
   WHERE policy_id = :policy AND decision_id >= :first AND serial >= :serial
@@ -66,7 +67,8 @@ class StageRow:
     """A decision and what is known of it by now.
 
     ``outcome`` is None until the edge has told; ``reward`` until it was joined under the reward in
-    force. ``shadow`` is what the asked shadow would have done, None where it said nothing.
+    force. ``unit`` is the split's, else the session. ``shadow`` is what the asked shadow would have
+    done, None where it said nothing.
     """
 
     decision_id: UUID
@@ -111,7 +113,7 @@ def of_split(
     variant: str,
     share: float = 1.0,
 ) -> list[StageRow]:
-    """Decisions of one variant of a split, and those of ``share`` of the other variants' units."""
+    """Decisions of one variant of a split, and of ``share`` of the others' units, newest first."""
     cut = f"{int(share * 2**64):016x}" if share < 1 else "g"
     given = {"split": split, "variant": variant, "cut": cut}
     return _read(connection, policy, span, asked, (_OF_SPLIT, given))
@@ -120,7 +122,7 @@ def of_split(
 def of_version(
     connection: sa.Connection, policy: StoredPolicy, span: Span, asked: Asked, *, version: int
 ) -> list[StageRow]:
-    """Decisions that a version made."""
+    """Decisions that a version made, newest first."""
     return _read(connection, policy, span, asked, (_OF_VERSION, {"version": version}))
 
 
@@ -148,7 +150,9 @@ def _read(
             **({"metrics": list(asked.metrics)} if asked.metrics else {}),
         },
     )
-    return [StageRow(*row) for row in rows]
+    found = [StageRow(*row) for row in rows]
+    found.sort(key=lambda row: row.decision_id, reverse=True)  # no join has to keep the order
+    return found
 
 
 def due_releases(connection: sa.Connection, now: datetime) -> list[UUID]:

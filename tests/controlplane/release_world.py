@@ -45,6 +45,8 @@ class Way:
     now: datetime = NOW
     world: World = field(init=False)
     served: int = 0
+    session: int = 0
+    """Requests of each session; 0: there are none."""
 
     def __post_init__(self) -> None:
         config = {"release": {**RULES, **self.rules}, "learners": [{"name": "linucb"}]}
@@ -95,6 +97,7 @@ class Way:
                 decision_id=str(uuid7(at, rng.bytes(ENTROPY_BYTES))),
                 at=at,
                 eligible=arms,
+                session_id=f"{self.served}-{number // self.session}" if self.session else None,
             )
             decisions.append({**asdict(made), "at": at.isoformat()})
             error = float(rng.random() < fails[made.action])

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from controlplane import agenda, publishing, registry, release_entry, releases
 from controlplane.errors import GateError
 from controlplane.registry import RewardBody
-from storage import versions, work
+from storage import stages, versions, work
 from tests.controlplane.learning_world import PUBLISHER
 from tests.controlplane.release_world import Way
 
@@ -259,6 +259,23 @@ def test_a_shadow_that_cannot_score_is_sent_back(engine: sa.Engine) -> None:
     assert found is not None
     assert found.action == "revert"
     assert "could not score 100 of 100 decisions" in way.newest().reason
+
+
+def test_what_a_stage_reads_comes_newest_first_and_knows_its_sessions(engine: sa.Engine) -> None:
+    way = Way(engine, session=5)
+    release = way.start()
+    way.serve(100)
+    with engine.connect() as connection:
+        rows = stages.of_version(
+            connection,
+            way.world.policy,
+            stages.Span(release.state["serial"], release.stage_at, 1_000),
+            stages.Asked(1, shadow=release.version),
+            version=release.champion,
+        )
+    assert [row.at for row in rows] == sorted((row.at for row in rows), reverse=True)
+    assert (len(rows), len({row.unit for row in rows})) == (100, 20)
+    assert rows[0].unit == "0-19"
 
 
 def test_the_agenda_looks_at_a_running_release_every_few_seconds(engine: sa.Engine) -> None:

@@ -121,11 +121,13 @@ def test_a_shadow_needs_decisions_an_edge_and_no_sign_of_a_lower_reward() -> Non
     rng = np.random.default_rng(1)
     n = 400
     weight = rng.choice([0.2, 1.8], n)
-    rows = Shadowed(weight > 1, weight, rng.normal(0.5, 0.2, n), np.full(n, np.nan), 0)
+    rows = Shadowed(
+        np.arange(n), weight > 1, weight, rng.normal(0.5, 0.2, n), np.full(n, np.nan), 0
+    )
     seen = watched(rows, level=0.99, planned_rows=400)
     assert judge_shadow(seen, RULES, FACTS).action == "pass"
     assert failed(judge_shadow(seen, RULES, Facts(60.0, 0))) == ["edges"]
-    worse = Shadowed(weight > 1, weight, rows.reward - 0.5 * (weight > 1), rows.cost, 0)
+    worse = Shadowed(rows.unit, weight > 1, weight, rows.reward - 0.5 * (weight > 1), rows.cost, 0)
     ruling = judge_shadow(watched(worse, level=0.99, planned_rows=400), RULES, FACTS)
     assert (ruling.action, failed(ruling)[0]) == ("revert", "reward_not_worse")
     strict = replace(RULES, min_agreement=0.9)
@@ -140,12 +142,34 @@ def test_a_reweighed_gain_is_what_the_shadow_would_have_earned() -> None:
         served = rng.random(600) < 0.5  # the champion serves the good arm half of the time
         reward = np.where(served, 0.8, 0.4) + rng.normal(0, 0.1, 600)
         weight = np.where(served, 0.9, 0.1) / 0.5  # the shadow nine times of ten
-        rows = Shadowed(served, weight, reward, np.full(600, np.nan), 0)
+        rows = Shadowed(np.arange(600), served, weight, reward, np.full(600, np.nan), 0)
         found = watched(rows, level=0.99, planned_rows=600).loss
         values.append(-found.value)
         missed += not (found.low <= -0.16 <= found.high)
     assert np.mean(values) == pytest.approx(0.16, abs=0.003)
     assert missed <= 5
+
+
+def test_a_shadow_s_rows_of_one_session_count_as_one() -> None:
+    rng = np.random.default_rng(0)
+    served, reward = rng.random(300) < 0.5, rng.normal(0.5, 0.2, 300)
+    weight = np.where(served, 0.9, 0.1) / 0.5
+
+    def seen(times: int, unit: Any) -> Excess:
+        rows = Shadowed(
+            unit,
+            np.repeat(served, times),
+            np.repeat(weight, times),
+            np.repeat(reward, times),
+            np.full(300 * times, np.nan),
+            0,
+        )
+        return watched(rows, level=0.99, planned_rows=300).loss
+
+    once, alike = seen(1, np.arange(300)), seen(10, np.repeat(np.arange(300), 10))
+    assert alike.high - alike.low > 0.8 * (once.high - once.low)
+    apart = seen(10, np.arange(3_000))
+    assert apart.high - apart.low < 0.5 * (once.high - once.low)
 
 
 def test_guardrails_compare_rates_means_and_tails_each_with_its_margin() -> None:

@@ -64,3 +64,15 @@ def test_a_quantile_lies_within_its_bounds_and_few_rows_bound_it_on_no_side() ->
     assert quantile_bounds(values[:0], 0.95) == (-math.inf, math.inf)
     with pytest.raises(EstimateError, match="outside"):
         quantile_bounds(values, 1.0)
+
+
+def test_values_of_one_unit_that_resemble_each_other_bound_a_quantile_as_one_does() -> None:
+    values = np.random.default_rng(1).exponential(size=1_000)
+    units = np.repeat(np.arange(1_000), 20)
+    alone, alike = (
+        quantile_bounds(values, 0.95, 0.99),
+        quantile_bounds(np.repeat(values, 20), 0.95, 0.99, units=units),
+    )
+    assert alike == pytest.approx(alone, rel=0.05)
+    low, high = quantile_bounds(np.repeat(values, 20), 0.95, 0.99)
+    assert high - low < 0.5 * (alone[1] - alone[0])
