@@ -15,7 +15,7 @@ from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Resp
 from starlette.concurrency import run_in_threadpool
 
 from controlplane import overrides
-from controlplane.api import charts
+from controlplane.api import charts, experiment_cards
 from controlplane.api.answers import ReleaseRow, StatusAnswer, VerdictAnswer
 from controlplane.api.auth import Caller, identify
 from controlplane.api.errors import ProblemError
@@ -72,6 +72,7 @@ class Card:
     versions: list[dict[str, Any]]
     verdicts: list["Judgement"]
     release: ReleaseRow | None
+    experiments: list[experiment_cards.ExperimentCard]
     findings: list[StoredFinding]
     standing: Mapping[str, Any]
 
@@ -180,6 +181,7 @@ def card(connection: sa.Connection, policy: StoredPolicy) -> Card:
         versions=versions.list_versions(connection, policy.id, limit=MAX_VERSIONS),
         verdicts=[judgement(verdict) for verdict in said],
         release=next(map(row_of, releases.list_releases(connection, policy.id, limit=1)), None),
+        experiments=experiment_cards.cards(connection, policy),
         findings=releases.list_findings(connection, policy.id, limit=MAX_FINDINGS),
         standing=overrides.read(connection, policy.id, now()),
     )

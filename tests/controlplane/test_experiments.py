@@ -267,8 +267,8 @@ def test_feedback_counts_as_amended_retracted_and_by_default_once_its_wait_is_ov
             [found] = experiment_rows.sums(connection, ground.scope, measure).values()
         return found.rows, found.total
 
-    assert read(lab.now) == (1, pytest.approx(0.7))
-    assert read(lab.now + timedelta(hours=2)) == (3, pytest.approx(0.7 + 2 * 0.25))
+    assert read(lab.now) == pytest.approx((1, 0.7))
+    assert read(lab.now + timedelta(hours=2)) == pytest.approx((3, 0.7 + 2 * 0.25))
 
 
 def test_what_a_session_earned_before_explains_what_it_earns(lab: Lab) -> None:

@@ -1,10 +1,13 @@
 import json
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from controlplane import plan_cli
-from tests.controlplane.api.conftest import Api, ndjson, new_id, outcome
+from controlplane import experiments, plan_cli
+from controlplane.api import pages
+from controlplane.publishing import Publisher
+from tests.controlplane.api.conftest import SIGNER, Api, decision, ndjson, new_id, outcome
 
 BASE = "/v1/policies/chat/experiments"
 
@@ -20,10 +23,12 @@ def ready(api: Api, **config: Any) -> int:
 
 
 def serve(api: Api, count: int = 200) -> None:
-    """Decisions with their costs and scores."""
-    for position, identifier in enumerate(api.decisions(count)):
-        told = outcome(identifier, values={"cost_usd": 0.001 * (position % 7)})
-        api.ok("POST", "/v1/outcomes:batch", content=ndjson([told]))
+    """Decisions with their costs."""
+    told = [
+        outcome(identifier, values={"cost_usd": 0.001 * (position % 7)})
+        for position, identifier in enumerate(api.decisions(count))
+    ]
+    api.ok("POST", "/v1/outcomes:batch", content=ndjson(told))
 
 
 def test_an_experiment_begins_is_listed_and_is_stopped(api: Api) -> None:
@@ -110,6 +115,43 @@ def test_a_version_that_failed_is_422_with_its_checks_unless_that_is_taken(api: 
     assert answer.status_code == 422
     assert [check["name"] for check in answer.json()["checks"]] == ["over_champion"]
     assert api.ok("POST", BASE, body(failed, unproven=True))["unproven"] is True
+
+
+def shown(api: Api) -> str:
+    headers = {"cookie": f"{pages.COOKIE}={api.tokens['read']}"}
+    return str(api.client.get("/", headers=headers).text)
+
+
+def test_the_page_shows_plan_split_interval_and_verdict(api: Api) -> None:
+    number = ready(api)
+    assert "Experiments" not in shown(api)
+    made = api.ok("POST", BASE, body(number, metric="cost_usd", share=0.4))
+    page = shown(api)
+    assert "not looked at yet" in page
+    assert "by sessions, 40 % of layer default" in page
+    assert "no plan: cost_usd has 0 values" in page
+    made_ones, told_ones = [], []
+    for position in range(300):
+        variant, cost = (("old", 0.001), ("new", 0.002))[position % 2]
+        line = decision(split="prices", variant=variant, unit=f"unit-{position}")
+        made_ones.append(line)
+        values = {"cost_usd": cost * (1 + position % 4 // 2)}
+        told_ones.append(outcome(line["decision_id"], values=values))
+    api.ok("POST", "/v1/decisions:batch", content=ndjson(made_ones))
+    api.ok("POST", "/v1/outcomes:batch", content=ndjson(told_ones))
+    due = """UPDATE experiments SET state = state || '{"look_at": "2020-01-01T00:00:00Z"}'"""
+    with api.engine.begin() as connection:
+        connection.exec_driver_sql(due)
+    looker = Publisher((SIGNER,), timedelta(days=7))
+    experiments.look(api.engine, looker, api.policy_id(), now=datetime.now(UTC))
+    page = shown(api)
+    assert '<span class="badge bad">worse</span> prices' in page
+    assert "old 150, new 150 units, p = 1 ✓" in page
+    assert "new is worse: cost_usd +0.0015 against old" in page
+    assert '<svg class="interval"' in page
+    told = api.ok("GET", f"/v1/experiments/{made['id']}")
+    assert (told["status"], told["decided"]["status"]) == ("ended", "worse")
+    assert told["result"]["counts"]["new"]["units"] == 150
 
 
 def test_another_project_sees_and_stops_nothing(api: Api, other: Api) -> None:
