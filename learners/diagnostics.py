@@ -223,8 +223,14 @@ def calibration(
 def arm_calibration(log: Log, *, alpha: float = ALPHA) -> Finding:
     """The same from served probabilities alone: ``Σ 1/p`` over an arm's rows counts its chances.
 
-    An arm that had no chance at all in rows where it was eligible fails too: no weight can make up
-    for those rows.
+    An arm that had no chance at all in rows where it was eligible fails too, once they are many: no
+    weight can make up for those rows.
+
+    A variance that is estimated from the rows that an arm served misses what it might have served
+    with a small probability and did not: where 3 such rows are expected, none come once in 20 logs.
+    So it is taken with the bound's square of such rows more, of the log's smallest probability;
+    then the bound is that of a Poisson count of nought. An arm's own smallest probability is taken
+    to be no smaller than that of all arms.
 
     Args:
         log: n rows; those without a propensity are left out.
@@ -237,9 +243,11 @@ def arm_calibration(log: Log, *, alpha: float = ALPHA) -> Finding:
     counted = np.bincount(action, inverse, minlength=k)
     # Each row's variance 1/p − 1 is itself estimated from the rows that the arm served.
     spread = np.bincount(action, inverse * (inverse - 1.0), minlength=k)
+    rarest = float(inverse.max(initial=1.0))
+    unseen = _far(alpha, k) ** 2 * rarest * (rarest - 1.0)
     return _distances(
         "arm_calibration",
-        (np.asarray(counted - chances, np.float64), np.asarray(spread, np.float64)),
+        (np.asarray(counted - chances, np.float64), np.asarray(spread + unseen, np.float64)),
         lambda at: (
             f"{log.arms[at]} was eligible for {chances[at]:,.0f} rows, and its logged "
             f"probabilities say {counted[at]:,.0f}"
@@ -352,6 +360,11 @@ def _at_most(name: str, value: float, bound: float, what: str) -> Finding:
     return Finding(name, value, bound, passed, f"{what}; {word} the {bound:.1%} allowed")
 
 
+def _far(alpha: float, tests: int) -> float:
+    """Standard deviations that the largest of some tests exceeds with chance alpha at most."""
+    return -NormalDist().inv_cdf(alpha / (2.0 * max(1, tests)))
+
+
 def _cluster_sums(values: Floats, clusters: Ints) -> Floats:
     alone = clusters < 0
     index = np.unique(clusters[~alone], return_inverse=True)[1]
@@ -372,7 +385,7 @@ def _distances(
     gap, spread = counts
     tested = np.flatnonzero(spread >= _ENOUGH)
     sure = np.flatnonzero((spread <= 0.0) & (np.abs(gap) > _ROUNDING))
-    bound = NormalDist().inv_cdf(1.0 - alpha / (2.0 * max(1, len(tested))))
+    bound = _far(alpha, len(tested))
     if len(sure):
         worst = int(sure[np.abs(gap[sure]).argmax()])
         what = f"{describe(worst)}, which is impossible"

@@ -52,7 +52,7 @@ def js_by_chance(first: Floats, second: Floats, chance: float) -> float:
 
 def chi_square(freedom: int, chance: float) -> float:
     """The upper quantile, by Wilson & Hilferty's (1931) cube."""
-    z = NormalDist().inv_cdf(1.0 - chance)
+    z = -NormalDist().inv_cdf(chance)
     part = 2.0 / (9.0 * freedom)
     return float(freedom * max(1.0 - part + z * math.sqrt(part), 0.0) ** 3)
 

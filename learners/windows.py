@@ -61,6 +61,7 @@ class Batch:
         return Batch(arms=self.arms, context=context, **columns)
 
 
+_ROUNDING = 1e-9
 _COLUMNS = ("action", "reward", "waited", "answered", "delay_s")
 
 
@@ -79,11 +80,11 @@ class Bounds:
     @property
     def chance(self) -> float:
         """That one comparison of two windows that are alike is out of bounds."""
-        return 2.0 * (1.0 - NormalDist().cdf(self.sigmas))
+        return 2.0 * NormalDist().cdf(-self.sigmas)
 
     def shared(self, comparisons: int) -> float:
         """Standard deviations for one of several comparisons."""
-        return NormalDist().inv_cdf(1.0 - self.chance / 2.0 / max(comparisons, 1))
+        return -NormalDist().inv_cdf(self.chance / 2.0 / max(comparisons, 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +134,9 @@ class Mean:
         """Standard errors by which this mean is above the other's."""
         gap = self.mean - other.mean
         error = math.sqrt(self.variance / max(self.n, 1) + other.variance / max(other.n, 1))
-        if error > 0:
-            return gap / error
-        return 0.0 if gap == 0 else math.copysign(math.inf, gap)
+        if abs(gap) <= _ROUNDING * max(abs(self.mean), abs(other.mean)):
+            return 0.0  # rewards that are all alike have means that rounding tells apart
+        return gap / error if error > 0 else math.copysign(math.inf, gap)
 
 
 def shifted(metric: str, now: Mean, before: Mean, bound: float, what: str) -> Reading:

@@ -133,7 +133,7 @@ def test_probabilities_that_are_not_those_served_are_found_with_the_arm_and_the_
     assert not found.passed
     assert found.sentence.startswith("b was served")
     assert found.value > found.bound
-    alone = diagnostics.arm_calibration(make_log(np.clip(told, 0.001, 1), action))
+    alone = diagnostics.arm_calibration(make_log(np.clip(told, 0.02, 1), action))
     assert not alone.passed
 
 
@@ -144,6 +144,44 @@ def test_an_arm_that_is_eligible_without_a_chance_is_no_calibrated_one():
     found = diagnostics.arm_calibration(log)
     assert not found.passed
     assert found.sentence.startswith("c was eligible for 1,000 rows")
+
+
+def greedy(n: int, arms: int, floor: float, random: np.random.Generator) -> np.ndarray:
+    """As a policy serves that mostly exploits: the rest of ``1 - floor`` on one arm a row."""
+    favourite = np.where(random.random(n) < 0.7, 0, random.integers(arms, size=n))
+    chances = np.full((n, arms), floor / arms)
+    chances[np.arange(n), favourite] += 1.0 - floor
+    return chances
+
+
+@pytest.mark.parametrize(("n", "arms"), [(500, 4), (1_000, 8), (2_000, 16)])
+def test_an_arm_that_a_sound_log_could_rarely_serve_is_no_alarm(n, arms):
+    alarms = 0
+    for seed in range(200):
+        random = np.random.default_rng(seed)
+        chances = greedy(n, arms, 0.05, random)
+        action = (random.random((n, 1)) > chances.cumsum(axis=1)).sum(axis=1).clip(0, arms - 1)
+        log = ope.Imported(
+            tuple(map(str, range(arms))),
+            np.ones((n, 1)),
+            np.ones((n, arms), np.bool_),
+            action,
+            chances[np.arange(n), action],
+            np.zeros(n),
+        )
+        alarms += not diagnostics.arm_calibration(log).passed
+    assert alarms == 0  # of 200 with 1e-4 each
+
+
+def test_an_arm_that_a_long_log_never_served_is_found():
+    chances = greedy(6_000, K, 0.05, np.random.default_rng(0))
+    chances = chances[:, :2] / chances[:, :2].sum(axis=1, keepdims=True)
+    chances = np.column_stack([chances, np.zeros(len(chances))])
+    log = make_log(chances, drawn(chances, 1))
+    found = diagnostics.arm_calibration(log)
+    assert not found.passed
+    assert found.sentence.startswith("c was eligible for 6,000 rows")
+    assert diagnostics.arm_calibration(log.rows(slice(0, 300))).passed
 
 
 def test_an_arm_served_against_a_probability_of_nought_is_impossible():

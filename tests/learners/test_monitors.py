@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from learners import divergence, monitors
 from learners.errors import SpecError
 from learners.monitors import NAMES, Finding, Settings, State, start, update
-from learners.windows import Batch
+from learners.windows import Batch, Bounds
 
 ARMS = ("a", "b", "c", "d")
 MIX = np.array([0.4, 0.3, 0.2, 0.1])
@@ -161,6 +162,20 @@ def test_one_window_out_of_bounds_is_a_warning_and_the_next_an_alarm():
     state, _ = update("reward", state, calm, rules)
     _, third = update("reward", state, worse.rows(slice(200, 400)), rules)
     assert [one.severity for one in third] == ["warning"]
+
+
+@pytest.mark.parametrize("reward", [0.1, 0.3, 1 / 3, 0.7, 123.4])
+@pytest.mark.parametrize("name", ["reward", "arm_reward"])
+def test_rewards_that_are_all_alike_have_not_moved(name: str, reward: float):
+    stream = replace(decisions(1_000, seed=5), reward=np.full(1_000, reward))
+    assert seen(name, stream, rules=QUICK)[1] == []
+
+
+def test_the_widest_bounds_are_numbers_too():
+    bounds = Bounds(sigmas=8.0)
+    assert 8.0 < bounds.shared(100) < 9.0
+    for name in NAMES:
+        assert seen(name, decisions(600, seed=6), rules=replace(QUICK, bounds=bounds))[1] == []
 
 
 def test_after_an_alarm_what_follows_is_usual():
