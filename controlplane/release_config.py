@@ -17,6 +17,9 @@ OnTimeout = Literal["revert", "hold"]
 MAX_STAGES = 12
 MAX_GUARDRAILS = 16
 MAX_SECONDS = 90 * 86_400.0
+MAX_DECISIONS = 10_000
+"""Of a stage: what is surely among the newest that a look reads, beside the champion's."""
+MAX_WATCHED = 40_000
 _STRICT = ConfigDict(extra="forbid")
 
 
@@ -154,13 +157,19 @@ class ReleaseConfig:
                 f"release.stages {list(self.stages)}: give rising shares from 0 to 1, the last 1, "
                 "or none",
             )
+        if self.approval != "none" and self.stages[:1] in {(), (1.0,)}:
+            raise SettingError(
+                "release.approval",
+                f"release.approval {self.approval!r}: no stage comes before the champion's place, "
+                "so nothing would wait for a person: give stages, or switch auto_promote off",
+            )
         named = [guardrail.name for guardrail in self.guardrails]
         _check(
             "release",
             self,
             stages=len(self.stages) <= MAX_STAGES,
-            min_decisions=1 <= self.min_decisions <= 10_000_000,
-            min_rewarded=0 <= self.min_rewarded <= 10_000_000,
+            min_decisions=1 <= self.min_decisions <= MAX_DECISIONS,
+            min_rewarded=0 <= self.min_rewarded <= MAX_DECISIONS,
             min_seconds=0 <= self.min_seconds <= MAX_SECONDS,
             max_seconds=max(1.0, self.min_seconds) <= self.max_seconds <= MAX_SECONDS,
             margin=math.isfinite(self.margin) and self.margin >= 0,
@@ -169,7 +178,7 @@ class ReleaseConfig:
             min_edges=0 <= self.min_edges <= 100,
             max_shadow_errors=0 <= self.max_shadow_errors <= 1,
             min_agreement=0 <= self.min_agreement <= 1,
-            watch_decisions=0 <= self.watch_decisions <= 10_000_000,
+            watch_decisions=0 <= self.watch_decisions <= MAX_WATCHED,
             cooldown_s=0 <= self.cooldown_s <= MAX_SECONDS,
             max_reverts=1 <= self.max_reverts <= 1_000,
             alpha=0 < self.alpha <= 0.5,

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 import structlog
 
 from controlplane import overrides, publishing, watching
+from controlplane.candidates import FAILURES
 from controlplane.config import PolicyConfig, read_config
 from controlplane.errors import (
     ConflictError,
@@ -56,10 +57,13 @@ from storage.policies import StoredPolicy
 from storage.releases import StoredRelease
 from storage.versions import StoredBundle, StoredVerdict
 
-MONITOR = "monitor"
+MONITOR, ROUND = "monitor", "round"
 LOOK_S = 2.0
 COST_FACTOR = 10.0
 """A look costs at most this part of the time until the next one."""
+MOST_FAILED = 5
+"""Looks in a row that may fail; then nobody can say that the version does no harm."""
+BROKEN = (*FAILURES, TypeError, LookupError)
 
 log = structlog.get_logger(__name__)
 
@@ -95,8 +99,8 @@ def start(
         NotFoundError: The policy has no champion.
         StaleError: The champion was moved.
         ConflictError: Another release is under way.
-        InvalidError: The version is the champion, there is no stage to begin with, or a guardrail's
-            metric is not measured.
+        InvalidError: The version is the champion, there is no stage to begin with, a guardrail's
+            metric is not measured, or no reward can come in a stage's time.
     """
     versions.lock_policy(connection, policy_id)
     policy = policies.get_policy(connection, policy_id)
@@ -130,9 +134,20 @@ def _plan(connection: sa.Connection, policy: StoredPolicy, rollout: float | None
             f"release.guardrails: {unknown} are neither measured nor declared: PUT "
             f"/v1/metrics/{unknown[0]} first",
         )
+    shares = _shares(rules, rollout)
     reward = policies.newest_reward(connection, policy.id)
+    if reward is None and shares[0] < 1:
+        raise InvalidError(
+            "reward", "the policy has no reward to compare versions by: declare one first"
+        )
+    if policy.wait_s >= rules.max_seconds and shares[0] < 1:
+        raise InvalidError(
+            "release.max_seconds",
+            f"release.max_seconds is {rules.max_seconds:g}, and a reward is known after "
+            f"{policy.wait_s:g} s only: no stage could pass; give more",
+        )
     return {
-        "stages": [{"share": share} for share in _shares(rules, rollout)],
+        "stages": [{"share": share} for share in shares],
         "unit": rules.unit,
         "rules": as_json(rules),
         "reward_version": reward[0] if reward else 0,
@@ -175,9 +190,13 @@ def step(
             return None
         overtaken = _overtaken(connection, ground)
         arms = arms_digest(connection, ground.policy)
-        looked = None
+        looked = broken = None
         if overtaken is None and arms == ground.release.state["arms"]:
-            looked = _look(connection, ground)
+            try:
+                looked = _look(connection, ground)
+            except BROKEN as error:
+                broken = repr(error)
+                log.exception("release.look_failed", release=ground.release.number)
     pause = max(LOOK_S, COST_FACTOR * (time.monotonic() - began))
     with engine.begin() as connection:
         versions.lock_policy(connection, policy_id)
@@ -187,6 +206,9 @@ def step(
         if overtaken is not None:
             end(Means(connection, publisher, now), release, STOPPED, overtaken)
             return None
+        if broken is not None:
+            _failed(Means(connection, publisher, now), release, broken)
+            return None
         if looked is None:
             enter(Means(connection, publisher, now), release, release.stage)
             return None
@@ -194,10 +216,13 @@ def step(
         state = {
             **release.state,
             "look_at": look_at,
+            "failed": 0,
             "numbers": plain(looked.numbers),
             "checks": plain([check.as_json() for check in looked.ruling.verdict.checks]),
         }
-        _follow(Means(connection, publisher, now), replace(release, state=state), looked)
+        halted = ROUND in release.plan and not ground.config.auto_promote
+        stands = replace(release, state=state)
+        _follow(Means(connection, publisher, now), stands, looked, halted=halted)
         return looked.ruling
 
 
@@ -214,11 +239,12 @@ def approve(
 
     Raises:
         NotFoundError: There is no such release.
-        ConflictError: It does not wait for anybody.
+        ConflictError: It does not wait for anybody, or the policy is frozen.
     """
     release = _running(connection, policy_id, number)
     if release.status != WAITING:
         raise ConflictError(f"release {number} is {release.status}: it waits for nobody")
+    overrides.refuse_frozen(connection, policy_id, now)
     return advance(Means(connection, publisher, now), release, f"approved by {by}")
 
 
@@ -278,6 +304,17 @@ def give_way(
     stored.put_release(connection, replace(release, status=status, reason=reason, ended_at=now))
 
 
+def _failed(means: Means, release: StoredRelease, error: str) -> None:
+    """Count a look that failed, and look again; a version that nobody can watch goes back."""
+    failed = int(release.state.get("failed", 0)) + 1
+    if failed >= MOST_FAILED:
+        send_back(means, release, f"{failed} looks in a row have failed: {error[:500]}")
+        return
+    look_at = (means.now + timedelta(seconds=LOOK_S**failed)).isoformat()
+    state = {**release.state, "failed": failed, "look_at": look_at}
+    stored.put_release(means.connection, replace(release, state=state))
+
+
 @dataclass(frozen=True, slots=True)
 class _Looked:
     ruling: Ruling
@@ -312,8 +349,8 @@ def _judged(connection: sa.Connection, ground: Ground, known: Facts) -> tuple[Js
     return after.as_json(), judge_watch(after, rules, known)
 
 
-def _follow(means: Means, release: StoredRelease, looked: _Looked) -> None:
-    """Do what a ruling says."""
+def _follow(means: Means, release: StoredRelease, looked: _Looked, *, halted: bool) -> None:
+    """Do what a ruling says; what a round began and is ``halted`` takes no step by itself."""
     verdict, name = looked.ruling.verdict, stage_name(release)
     action = looked.ruling.action
     if action == "revert":
@@ -328,7 +365,7 @@ def _follow(means: Means, release: StoredRelease, looked: _Looked) -> None:
         stored.put_release(means.connection, release)
     elif action == "pass" and release.status != WAITING:
         _note(means, release, name, looked)
-        if _waits(release):
+        if halted or _waits(release):
             reason = f"{name} passed: waits for a person"
             stored.put_release(means.connection, replace(release, status=WAITING, reason=reason))
         else:
@@ -403,6 +440,8 @@ def _running(connection: sa.Connection, policy_id: UUID, number: int) -> StoredR
 
 def _shares(rules: ReleaseConfig, rollout: float | None) -> tuple[float, ...]:
     """The stages, from a share on."""
+    if rollout == 1.0:
+        return (1.0,)
     if rollout is not None:
         return (rollout, *(share for share in rules.stages if share > rollout and share < 1), 1.0)
     if not rules.stages:

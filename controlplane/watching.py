@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from controlplane.config import PolicyConfig
 from controlplane.lineups import CANARY
-from controlplane.release_config import Guardrail, ReleaseConfig
+from controlplane.release_config import MAX_WATCHED, Guardrail, ReleaseConfig
 from controlplane.stage_gates import Canary, Facts
 from controlplane.stage_numbers import (
     ERROR,
@@ -32,7 +32,7 @@ from storage.policies import StoredPolicy
 from storage.releases import StoredRelease
 from storage.stages import Asked, Span, StageRow
 
-MAX_ROWS = 40_000
+MAX_ROWS = MAX_WATCHED
 """Decisions that a look reads, the newest; beyond, an interval holds for those it reads."""
 CONTROLS = 2.0
 """Units of the champion that are read for one of the new version's."""

@@ -5,10 +5,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import sqlalchemy as sa
 
-from controlplane import agenda, publishing, registry, release_entry, releases
-from controlplane.errors import GateError
+from controlplane import agenda, overrides, publishing, registry, release_entry, releases
+from controlplane.errors import ConflictError, GateError, InvalidError
 from controlplane.registry import RewardBody
-from storage import stages, versions, work
+from storage import policies, stages, versions, work
+from storage import releases as stored
+from storage.releases import StoredWatch
 from tests.controlplane.learning_world import PUBLISHER
 from tests.controlplane.release_world import Way
 
@@ -276,6 +278,59 @@ def test_what_a_stage_reads_comes_newest_first_and_knows_its_sessions(engine: sa
     assert [row.at for row in rows] == sorted((row.at for row in rows), reverse=True)
     assert (len(rows), len({row.unit for row in rows})) == (100, 20)
     assert rows[0].unit == "0-19"
+
+
+def test_a_version_goes_back_once_nobody_can_judge_it_any_more(engine: sa.Engine) -> None:
+    way = Way(engine, {"stages": [0.5, 1]})
+    way.start()
+    way.serve(50)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("""UPDATE outcomes SET "values" = '{"error": null}'""")
+    for failed in range(1, releases.MOST_FAILED):
+        assert way.look() is None
+        assert (way.newest().status, way.newest().state["failed"]) == ("running", failed)
+    assert way.look() is None
+    assert (way.newest().status, way.world.bundle().lineup.empty) == ("reverted", True)
+    assert "5 looks in a row have failed: TypeError" in way.newest().reason
+
+
+def test_what_a_round_began_waits_for_a_person_once_promoting_is_switched_off(
+    engine: sa.Engine,
+) -> None:
+    way = Way(engine)
+    way.start(noted={releases.ROUND: 1})
+    with engine.begin() as connection:
+        policies.stop_promoting(connection, way.world.policy.id, way.now)
+    way.pass_stage(800)
+    assert (way.newest().status, way.newest().stage) == ("waiting", 0)
+
+
+def test_a_frozen_policy_takes_no_step_that_a_person_approves(engine: sa.Engine) -> None:
+    way = Way(engine, {"approval": "stages"})
+    policy = way.start().policy_id
+    way.pass_stage(800)
+    held = overrides.made(3_600, "a test", way.now)
+    frozen = StoredWatch(policy, 0, {}, {overrides.FROZEN: held}, way.now)
+    with engine.begin() as connection:
+        stored.put_watch(connection, frozen)
+        with pytest.raises(ConflictError, match="frozen until"):
+            releases.approve(connection, PUBLISHER, policy, 1, by="a person", now=way.now)
+    assert way.newest().status == "waiting"
+
+
+def test_a_release_whose_stages_no_reward_could_pass_does_not_begin(engine: sa.Engine) -> None:
+    way = Way(engine, {"max_seconds": 60})
+    number = way.add_version()
+    with engine.begin() as connection:
+        body = RewardBody("1 - error", wait_s=60)
+        registry.put_reward(connection, way.world.policy, body, now=way.now)
+    with pytest.raises(InvalidError, match="known after 60 s only"):
+        way.start(number)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("DELETE FROM rewards")
+    with pytest.raises(InvalidError, match="no reward to compare versions by"):
+        way.start(number)
+    assert way.start(number, rollout=1.0).plan["reward_version"] == 0
 
 
 def test_the_agenda_looks_at_a_running_release_every_few_seconds(engine: sa.Engine) -> None:
