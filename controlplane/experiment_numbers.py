@@ -10,10 +10,11 @@ import sqlalchemy as sa
 
 from controlplane import planning
 from controlplane.experiment_config import REWARD, Covariate, ExperimentConfig, read_config
+from controlplane.publishing import CHAMPION
 from learners.contrasts import SRM_ALARM, Sums, sample_ratio
 from learners.experiments import Guardrail, Rules, by_segment, finite, judge
 from learners.lineup import Split
-from storage import experiment_rows, policies
+from storage import experiment_rows, policies, versions
 from storage.experiment_rows import Before, Count, Measure, Scope
 from storage.policies import StoredPolicy
 from storage.releases import StoredExperiment
@@ -63,6 +64,11 @@ def ground_of(connection: sa.Connection, experiment: StoredExperiment, now: date
 
 def overtaken(connection: sa.Connection, ground: Ground) -> str | None:
     """Why the experiment says nothing any more, by what others have changed meanwhile."""
+    champion = versions.find_alias(connection, ground.policy.id, CHAMPION)
+    if champion is not None and ground.experiment.ended_at is None and not ground.config.aa:
+        serving = {variant.version or champion[0] for variant in ground.config.variants}
+        if len(serving) < 2:
+            return f"version {champion[0]} has become the champion: all variants serve it now"
     names = [ground.config.metric, *(one.metric for one in ground.config.guardrails)]
     if REWARD not in names:
         return None

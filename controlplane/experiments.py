@@ -35,6 +35,7 @@ PLANNED_ROWS = 20_000
 RARER = 0.05
 """Part of an experiment's age that lies between two looks, so that all looks together read its log
 about twenty times."""
+_TICK = timedelta(milliseconds=1)
 BREAKING = ("stopped_by_srm", "guardrail_broken", "worse")
 
 Json = dict[str, Any]
@@ -83,7 +84,10 @@ def prepare(
     versions.lock_policy(connection, policy.id)
     if experiment_rows.find_named(connection, policy.id, config.name) is not None:
         raise ConflictError(f"the policy has had an experiment {config.name!r}: choose a new name")
-    identifier = uuid7(now, os.urandom(ENTROPY_BYTES))
+    running = releases.list_experiments(connection, policy.id, running=True)
+    # Bundles take experiments in the order of their ids: a younger one must not be before an older.
+    began = max([now, *(one.started_at + _TICK for one in running)])
+    identifier = uuid7(began, os.urandom(ENTROPY_BYTES))
     salt = config.salt or str(identifier)
     split = _split(connection, policy, config, salt)
     _check_versions(connection, policy, config)
@@ -101,7 +105,7 @@ def prepare(
     }
     state = {"looks": 0, "look_at": (now + timedelta(seconds=config.look_s)).isoformat()}
     return StoredExperiment(
-        identifier, policy.id, config.name, spec, RUNNING, state, None, now, None
+        identifier, policy.id, config.name, spec, RUNNING, state, None, began, None
     )
 
 

@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from controlplane import agenda, experiment_numbers, experiments, planning, registry
+from controlplane import (
+    agenda,
+    experiment_numbers,
+    experiments,
+    planning,
+    publishing,
+    registry,
+)
 from controlplane.errors import ConflictError, GateError, InvalidError
 from controlplane.experiment_config import (
     Covariate,
@@ -200,7 +207,7 @@ def test_a_better_variant_is_found_and_the_verdict_says_so_once_for_all(lab: Lab
     )
     assert (begun.status, begun.spec["plan"]["plans"]) == ("running", [])
     assert "requests" in begun.spec["plan"]["note"] or "values" in begun.spec["plan"]["note"]
-    lab.send(2_500)
+    lab.send(1_200)
     looked = lab.look_at(begun)
     assert looked == lab.stored(begun)
     result = looked.result
@@ -272,7 +279,7 @@ def test_feedback_counts_as_amended_retracted_and_by_default_once_its_wait_is_ov
 
 
 def test_what_a_session_earned_before_explains_what_it_earns(lab: Lab) -> None:
-    lab.send(1_200, sessions=200)
+    lab.send(800, sessions=200)
     lab.now += timedelta(hours=1)
     begun = lab.begin(declared(covariate=Covariate("before", "cost_usd")))
     with lab.engine.connect() as connection:
@@ -296,7 +303,7 @@ def test_a_split_that_is_not_as_declared_ends_the_verdict_before_anything_is_joi
     lab: Lab,
 ) -> None:
     begun = lab.begin(declared())
-    lab.send(3_000, sessions=3_000, told=False, keep=half_of_the_new)
+    lab.send(1_500, sessions=1_500, told=False, keep=half_of_the_new)
     serial = lab.bundle().serial
     looked = lab.look_at(begun)
     assert looked.result is not None
@@ -311,7 +318,7 @@ def test_a_split_that_is_not_as_declared_ends_the_verdict_before_anything_is_joi
 
 def test_where_nothing_ends_by_itself_the_verdict_does_and_the_split_stays(lab: Lab) -> None:
     begun = lab.begin(declared(auto_stop=False))
-    lab.send(3_000, sessions=3_000, told=False, keep=half_of_the_new)
+    lab.send(1_500, sessions=1_500, told=False, keep=half_of_the_new)
     looked = lab.look_at(begun)
     assert (looked.status, looked.ended_at, looked.state["look_at"]) == ("running", None, None)
     assert [split.name for split in lab.bundle().lineup.splits] == ["prices"]
@@ -321,7 +328,7 @@ def test_where_nothing_ends_by_itself_the_verdict_does_and_the_split_stays(lab: 
 def test_a_worse_variant_is_taken_out_of_service(lab: Lab) -> None:
     worse = lab.add_version("b")
     begun = lab.begin(declared(variants=(("old", 0.5, 2), ("new", 0.5, worse))))
-    lab.send(2_000, fails={"a": 0.1, "b": 0.6, "c": 0.6, "d": 0.6})
+    lab.send(800, fails={"a": 0.1, "b": 0.6, "c": 0.6, "d": 0.6})
     looked = lab.look_at(begun)
     assert looked.result is not None
     assert (looked.result["status"], looked.status) == ("worse", "ended")
@@ -330,7 +337,7 @@ def test_a_worse_variant_is_taken_out_of_service(lab: Lab) -> None:
 
 def test_in_a_a_mode_all_variants_are_the_champions_and_nothing_is_found(lab: Lab) -> None:
     begun = lab.begin(declared(aa=True, variants=(("a", 0.5), ("b", 0.25), ("c", 0.25))))
-    made = lab.send(1_500)
+    made = lab.send(700)
     assert {one.version for one in made} == {1}
     assert {one.variant for one in made} == {"a", "b", "c"}
     looked = lab.look_at(begun)
@@ -440,6 +447,21 @@ def test_a_changed_reward_ends_the_experiment_with_its_last_verdict(lab: Lab) ->
     ended = lab.look_at(begun)
     assert (ended.status, ended.result) == ("ended", looked.result)
     assert "reward has changed" in ended.state["reason"]
+
+
+def test_a_variant_that_becomes_the_champion_ends_the_experiment(lab: Lab) -> None:
+    begun = lab.begin(declared())
+    lab.send(300)
+    looked = lab.look_at(begun)
+    with lab.engine.begin() as connection:
+        publishing.publish(
+            connection, PUBLISHER, lab.world.policy.id, 2, reason="a test", now=lab.now
+        )
+    assert {made.version for made in lab.send(50)} == {2}
+    ended = lab.look_at(begun)
+    assert (ended.status, ended.result) == ("ended", looked.result)
+    assert "version 2 has become the champion" in ended.state["reason"]
+    assert lab.bundle().lineup.empty
 
 
 def test_a_look_is_work_that_comes_due_and_becomes_rarer(lab: Lab) -> None:
