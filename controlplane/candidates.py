@@ -14,7 +14,7 @@ from learners import catalogue, diagnostics, ope
 from learners.contract import Spec
 from learners.diagnostics import Finding
 from learners.errors import LearnersError
-from learners.interactions import Interactions, arrange
+from learners.interactions import Interactions, arrange, clusters_of
 from learners.ope import Evaluation
 from learners.preferences import mixes
 from learners.records import Arm, Context, Estimate, Interaction
@@ -132,7 +132,7 @@ def weigh(
     judge = Log.of(rows, arms, read)
     if len(judge.log) < ope.FOLDS:
         return [(candidate, None) for candidate in candidates], {}
-    predicted = ope.reward_model(judge.log)
+    predicted = ope.reward_model(judge.log, clusters=judge.clusters)
     baseline = next(c for c in candidates if c.learner.name == BASELINE)
     fixed = baseline.scorer.greedy()
     reference = judge.evaluate(judge.log.x, fixed, predicted)
@@ -187,13 +187,14 @@ class Log:
     A row that a retired arm served stays: no policy of today chooses that arm, so it has weight 0
     and counts by its prediction alone. Dropping it would overstate every policy.
 
-    ``standing_x`` is as the champion reads the rows.
+    ``standing_x`` is as the champion reads the rows. Those of one session or episode are a cluster.
     """
 
     log: Interactions
     standing_x: NDArray[np.float64]
     contexts: list[Context]
     in_service: NDArray[np.bool_]
+    clusters: NDArray[np.int64] | None
 
     @classmethod
     def of(cls, rows: Sequence[Interaction], arms: tuple[str, ...], read: RoundLog) -> "Log":
@@ -205,13 +206,17 @@ class Log:
         log = arrange(usable, read.encoded(usable), (*arms, *retired))
         mask = np.zeros(len(arms) + len(retired), dtype=np.bool_)
         mask[: len(arms)] = True
-        return cls(log, read.encoded(usable, 1), [row.context for row in usable], mask)
+        contexts = [row.context for row in usable]
+        return cls(log, read.encoded(usable, 1), contexts, mask, clusters_of(usable))
 
     def evaluate(
         self, x: NDArray[np.float64], scorer: Scorer, predicted: NDArray[np.float64]
     ) -> Evaluation:
         """A policy's evaluation on these rows, by doubly robust estimation."""
-        return ope.evaluate(self.log, self.distribution(x, scorer), "dr", predicted=predicted)
+        distribution = self.distribution(x, scorer)
+        return ope.evaluate(
+            self.log, distribution, "dr", predicted=predicted, clusters=self.clusters
+        )
 
     def distribution(self, x: NDArray[np.float64], scorer: Scorer) -> NDArray[np.float64]:
         """A policy's probabilities on these rows, 0 for the arms retired since."""

@@ -90,7 +90,7 @@ def effective_size(
         least: that must be reached.
         clusters: which rows belong together, shape ``(n,)``; a negative one is alone.
     """
-    found = kish(weights if clusters is None else _cluster_sums(weights, clusters))
+    found = kish(weights, clusters)
     unit = "rows" if clusters is None else "clusters"
     word = "at least" if found >= least else "fewer than"
     return Finding(
@@ -363,12 +363,6 @@ def _at_most(name: str, value: float, bound: float, what: str) -> Finding:
 def _far(alpha: float, tests: int) -> float:
     """Standard deviations that the largest of some tests exceeds with chance alpha at most."""
     return -NormalDist().inv_cdf(alpha / (2.0 * max(1, tests)))
-
-
-def _cluster_sums(values: Floats, clusters: Ints) -> Floats:
-    alone = clusters < 0
-    index = np.unique(clusters[~alone], return_inverse=True)[1]
-    return np.concatenate([np.bincount(index, values[~alone]), values[alone]])
 
 
 def _distances(

@@ -180,6 +180,31 @@ def arrange(
     )
 
 
+def clusters_of(rows: Sequence[Interaction]) -> NDArray[np.int64] | None:
+    """Which rows are not independent of each other: those that share a session or an episode.
+
+    Returns:
+        Equal numbers for rows that belong together, also by way of others; -1 for a row alone,
+        shape ``(n,)``. None where all are alone.
+    """
+    columns = [
+        _numbered([row.session_id for row in rows]),
+        _numbered([row.episode_id for row in rows]),
+    ]
+    if all((column < 0).all() for column in columns):
+        return None
+    found = np.where((columns[0] < 0) & (columns[1] < 0), -1, np.arange(len(rows)))
+    before = np.empty(0, dtype=np.int64)
+    while not np.array_equal(found, before):
+        before = found.copy()
+        for column in columns:
+            there = column >= 0
+            first = np.full(int(column.max()) + 1, len(rows), dtype=np.int64)
+            np.minimum.at(first, column[there], found[there])
+            found[there] = first[column[there]]
+    return found
+
+
 def _eligible(rows: Sequence[Interaction], index: Mapping[str, int]) -> NDArray[np.bool_]:
     """Shape ``(n, K)``; few sets of arms stand in many rows, so each is looked up once."""
     numbers: dict[tuple[str, ...], int] = {}

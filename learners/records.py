@@ -62,8 +62,9 @@ class Interaction:
 
     ``propensity`` is the probability with which ``action`` was *served*, in (0, 1].
     ``position`` rises by one with each interaction of a policy's log. ``values`` are the metrics
-    that the reward was made of. ``source`` is who graded it, if it was one source; ``said`` holds
-    by metric what each source said of it, in a number.
+    that the reward was made of. Rows of one ``episode_id`` or ``session_id`` are not independent of
+    each other. ``source`` is who graded it, if it was one source; ``said`` holds by metric what
+    each source said of it, in a number.
     """
 
     decision_id: str
@@ -79,6 +80,7 @@ class Interaction:
     episode_id: str | None = None
     source: str | None = None
     said: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    session_id: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse what would poison a learner."""

@@ -20,7 +20,7 @@ BATCH = 500
 _COPY = """
 COPY (
   SELECT i.decision_id, d.at, d.context, array_to_json(d.eligible), d.action, d.propensity,
-         i.reward, i.position, i."values", to_json(d.episode_id), i.said
+         i.reward, i.position, i."values", to_json(d.episode_id), i.said, to_json(d.session_id)
   FROM (
     SELECT position, decision_id, policy_id, reward, "values", said FROM interactions
     WHERE policy_id = %(policy)s AND position > %(after)s AND position <= %(upto)s
@@ -28,7 +28,7 @@ COPY (
       AND (%(reward_version)s::bigint IS NULL OR reward_version = %(reward_version)s::bigint)
     ORDER BY position LIMIT %(limit)s
   ) i CROSS JOIN LATERAL (
-    SELECT at, context, eligible, action, propensity, episode_id FROM decisions
+    SELECT at, context, eligible, action, propensity, episode_id, session_id FROM decisions
     WHERE decision_id = i.decision_id AND policy_id = i.policy_id
       AND propensity <= 1  -- imported rows without one hold NaN: nobody may learn or judge by them
     OFFSET 0
@@ -79,9 +79,8 @@ def _row(line: bytes, contexts: list[Context], kept: Callable[[Context], Context
     fields = line[:-1].split(b"\t")
     if b"\\" in line:
         fields = [_ESCAPED.sub(_escaped, field) for field in fields]
-    decision, at, context, eligible, action, served, reward, position, values, episode, said = (
-        fields
-    )
+    decision, at, context, eligible, action, served, reward, position, values = fields[:9]
+    episode, said, session = fields[9:]
     source, told = _said(said)
     whole = _decode(context)
     contexts.append(whole)
@@ -95,7 +94,8 @@ def _row(line: bytes, contexts: list[Context], kept: Callable[[Context], Context
         reward=float(reward),
         position=int(position),
         values=_decode(values),
-        episode_id=_decode(episode) if episode else None,
+        episode_id=_unit(episode),
+        session_id=_unit(session),
         source=source,
         said=told,
     )
@@ -114,6 +114,12 @@ def _names(field: bytes) -> tuple[str, ...]:
 @lru_cache(_SEEN)
 def _name(field: bytes) -> str:
     return field.decode()
+
+
+@lru_cache(_SEEN)
+def _unit(field: bytes) -> str | None:
+    found: str | None = _decode(field) if field else None
+    return found
 
 
 @lru_cache(_SEEN)

@@ -37,8 +37,8 @@ class Evaluation:
 
     @property
     def effective_n(self) -> float:
-        """Kish's effective sample size, ``(Σw)² / Σw²``."""
-        return kish(self.weights)
+        """Kish's effective sample size, ``(Σw)² / Σw²``, of clusters where there are any."""
+        return kish(self.weights, self.clusters)
 
 
 def estimate(evaluation: Evaluation, *, level: float = 0.95) -> Estimate:
@@ -52,9 +52,10 @@ def difference(
     """The candidate − the other, paired on the same log, with a two-sided interval.
 
     Two policies that agree on most of the traffic differ on few served rows. So ``effective_n`` is
-    Kish's over the rows on which the candidate gains weight, not over all; and each bound is taken
-    with one more row, as bad (or as good) as one row could be: ``reward_range`` times the largest
-    difference of weights. Without it a dozen rows that happen to agree would look certain.
+    Kish's over the rows (or clusters) on which the candidate gains weight, not over all. And each
+    bound is taken with one more row, as bad (or as good) as one row could be: ``reward_range``
+    times the largest difference of weights. Without it a dozen rows that happen to agree would
+    look certain.
 
     Args:
         candidate: a policy's evaluation.
@@ -71,7 +72,7 @@ def difference(
         raise EstimateError("the two evaluations have different clusters: give both the same")
     gap = candidate.influence - other.influence
     shift = candidate.weights - other.weights
-    effective = kish(shift[shift > 0])
+    effective = kish(np.maximum(shift, 0.0), candidate.clusters)
     found = _interval(candidate, gap, effective, level)
     worst = reward_range * float(np.abs(shift).max(initial=0.0))
     if worst == 0.0:
@@ -89,8 +90,10 @@ def mean_weight(evaluation: Evaluation, *, level: float = 0.9999) -> Estimate:
     return replace(found, estimator="mean_weight")
 
 
-def kish(weights: Floats) -> float:
-    """``(Σw)² / Σw²``; 0 where nothing has weight."""
+def kish(weights: Floats, clusters: Ints | None = None) -> float:
+    """``(Σw)² / Σw²``, of the clusters' sums where there are any; 0 where nothing has weight."""
+    if clusters is not None and len(weights):
+        weights = intervals.clustered(weights, clusters).sums
     squares = float(weights @ weights)
     return float(weights.sum()) ** 2 / squares if squares > 0 else 0.0
 

@@ -101,8 +101,13 @@ def overflowing(candidate: Candidate) -> Candidate:
     return replace(candidate, scorer=scorer)
 
 
-def weighed(found: list[Candidate], config: PolicyConfig, champion: Incumbent):
-    rows = newer_log()
+def weighed(
+    found: list[Candidate],
+    config: PolicyConfig,
+    champion: Incumbent,
+    rows: list[Interaction] | None = None,
+):
+    rows = newer_log() if rows is None else rows
     batch = ([replace(row, context=preferences(row.context)) for row in rows],
              [row.context for row in rows])  # fmt: skip
     read = RoundLog.read([batch], (config.schema, config.schema), limit=len(rows))
@@ -125,6 +130,37 @@ def test_a_candidate_whose_scores_overflow_takes_no_other_with_it() -> None:
     kept = [(one, evidence) for one, evidence in alone if one.learner.name != "vw"]
     assert [one.learner.name for one, _ in rest] == ["linucb", "best_fixed"]
     assert rest == kept
+
+
+@pytest.mark.parametrize("unit", ["session", "episode"])
+def test_rows_of_one_session_or_episode_count_as_one(unit: str) -> None:
+    config = PolicyConfig(features=FEATURES, learners=(LearnerConfig("linucb"),))
+    found, _ = train(gamed_log(), config, ARMS, seed=0)
+    champion = Incumbent(7, found[-1].scorer)
+
+    def evidence(rows: list[Interaction]):
+        numbered = [replace(row, position=i + 1) for i, row in enumerate(rows)]
+        return weighed(found, config, champion, numbered)[0][0][1]
+
+    alone = newer_log()
+    repeated = [row for row in alone for _ in range(4)]
+    belonging = [
+        replace(row, session_id=row.decision_id)
+        if unit == "session"
+        else replace(row, episode_id=row.decision_id)
+        for row in repeated
+    ]
+    one, four, together = (evidence(rows) for rows in (alone, repeated, belonging))
+    assert one is not None
+    assert four is not None
+    assert together is not None
+    assert together.judged == four.judged == 1_600
+    for name in ("value", "champion", "over_champion", "mean_weight"):
+        truth, naive, found_ = (getattr(each, name) for each in (one, four, together))
+        assert naive.standard_error == pytest.approx(truth.standard_error / 2, rel=0.05)
+        assert found_.standard_error == pytest.approx(truth.standard_error, rel=0.05)
+        assert found_.effective_n == pytest.approx(truth.effective_n)
+        assert naive.effective_n == pytest.approx(4 * truth.effective_n)
 
 
 def test_a_round_whose_baseline_or_champion_overflows_fails() -> None:

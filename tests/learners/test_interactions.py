@@ -6,7 +6,7 @@ import pytest
 
 from learners.errors import InteractionError
 from learners.features import Feature, Schema
-from learners.interactions import COLUMNS, Interactions, digest, encode, joined
+from learners.interactions import COLUMNS, Interactions, clusters_of, digest, encode, joined
 from learners.records import MAX_ABS_REWARD, Card, Interaction
 
 SCHEMA = Schema((Feature("chars", "number"),))
@@ -36,6 +36,28 @@ def test_what_a_retired_arm_earned_is_left_out():
     rows = [ROW, replace(ROW, eligible=("a", "b", "old"), action="old")]
     assert encode(rows, SCHEMA, ("a", "b")).action.tolist() == [1]
     assert encode(rows[:1], SCHEMA, ("b",)).eligible.tolist() == [[True]]
+
+
+def test_rows_of_one_session_or_episode_belong_together_also_by_way_of_others():
+    units = [
+        ("s", None),
+        (None, None),
+        (None, "e"),
+        ("t", "e"),
+        ("t", None),
+        ("u", "f"),
+        (None, None),
+    ]
+    rows = [replace(ROW, session_id=session, episode_id=episode) for session, episode in units]
+    found = clusters_of(rows)
+    assert found is not None
+    assert found.tolist() == [0, -1, 2, 2, 2, 5, -1]
+    chain = [replace(ROW, session_id=str(i // 2), episode_id=str((i + 1) // 2)) for i in range(40)]
+    found = clusters_of(chain)
+    assert found is not None
+    assert set(found.tolist()) == {0}
+    assert clusters_of([ROW, ROW]) is None
+    assert clusters_of([]) is None
 
 
 def test_no_records_become_no_rows():

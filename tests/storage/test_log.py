@@ -33,17 +33,19 @@ def test_any_text_comes_back_as_it_was_written(ground: Ground, text: str):
         "distribution": [0.75, 0.25],
         "action": text,
         "episode_id": text,
+        "session_id": text,
     }
     ground.decide(one, context=fields["context"])
     change = sa.text(
-        "UPDATE decisions SET action = :action, eligible = :eligible, episode_id = :episode_id "
-        "WHERE decision_id = :one"
+        "UPDATE decisions SET action = :action, eligible = :eligible, episode_id = :episode_id, "
+        "session_id = :session_id WHERE decision_id = :one"
     )
     with ground.engine.begin() as connection:
         connection.execute(change, {"one": one, **fields})
     fill(ground, [one])
     ((row,),) = read(ground)
     assert (row.decision_id, row.action, row.episode_id) == (str(one), text, text)
+    assert row.session_id == text
     assert row.eligible == (text, "other")
     assert row.context == fields["context"]
     assert (row.reward, row.position, row.values) == (0.0, 1, {"good": 0.1})
@@ -56,7 +58,7 @@ def test_times_and_what_is_not_there_come_back_too(ground: Ground):
     ((row,),) = read(ground)
     assert row.at == at
     assert row.at.utcoffset() is not None
-    assert (row.episode_id, row.source, row.said) == (None, None, {})
+    assert (row.episode_id, row.session_id, row.source, row.said) == (None, None, None, {})
 
 
 def test_a_long_log_comes_in_batches_in_its_order(ground: Ground):
