@@ -2,8 +2,9 @@
 
 The whole installation in real processes: API, worker, schedule, edge and a simulated pool. A round
 finds the best fixed arm and its release begins by itself, with 5 % of the requests; once it serves,
-its arm starts failing 30 %. Hurt are the requests that the canary sent to that arm and that failed,
-from then until the edge has stopped deciding by it. A day's traffic is that at the same rate.
+its arm starts failing 30 %. Hurt are the requests that the canary sent to that arm and that failed
+there, from then until the edge has stopped deciding by it; most of them the edge tries once more.
+A day's traffic is that at the same rate.
 """
 
 import asyncio
@@ -43,7 +44,7 @@ SERVED_FIRST = 20
 """Decisions of the canary before its arm breaks."""
 AFTER_S = 4.0
 """Traffic after the revert, which shows whether the edge has heard of it."""
-LIMIT_S = 240.0
+LIMIT_S = 900.0
 DAY_S = 86_400.0
 MOST_HURT = 0.01
 RELEASE: Mapping[str, Any] = {
@@ -57,7 +58,8 @@ GATE = {"min_interactions": 600, "growth": 1.3, "min_judged": 100}
 HABITS = Habits(wait_s=(0.0, 0.6), late_s=(1.5, 2.5), drain_s=2.0)
 
 _SEEN = """
-SELECT d.at, d.action, coalesce((o."values" ->> 'error')::float, 0) AS error
+SELECT d.at, d.action, d.retry_of IS NOT NULL AS again,
+       coalesce((o."values" ->> 'error')::float, 0) AS error
 FROM decisions d LEFT JOIN outcomes o USING (decision_id)
 WHERE d.variant = 'canary' AND d.version = :version ORDER BY d.at
 """
@@ -74,16 +76,18 @@ class Broken:
     Attributes:
         seconds: from the break to the canary's last decision.
         decided: by the control plane, seconds from the break.
-        decisions: of the canary meanwhile.
-        hurt: of those, sent to the broken arm and failed.
+        requests: of the canary meanwhile.
+        hurt: of those, sent to the broken arm first, where they failed.
+        lost: of those, failed by the arm that the edge tried next, too.
         rate: requests a second, as they came.
         reason: why it was sent back.
     """
 
     seconds: float
     decided: float
-    decisions: int
+    requests: int
     hurt: int
+    lost: int
     rate: float
     reason: str
 
@@ -104,14 +108,15 @@ def measures(found: Broken) -> list[Measure]:
     return [
         Measure(
             measure=f"a canary's arm fails {FAILS:.0%}: until the edge decides by it no more "
-            f"({found.decisions} canary decisions; {found.reason[:160]})",
+            f"({found.requests} of the canary's requests; {found.reason[:160]})",
             value=float(f"{found.seconds:.4g}"),
             unit="s",
             reference=f"the control plane's revert: {found.decided:.4g} s",
             ratio=float(f"{found.seconds / found.decided:.4g}"),
         ),
         Measure(
-            measure=f"a canary's arm fails {FAILS:.0%}: {found.hurt} requests hurt, share of a day "
+            measure=f"a canary's arm fails {FAILS:.0%}: {found.hurt} requests hurt, {found.lost} "
+            "of them for good as the retry failed too, share of a day "
             f"at {found.rate:.1f} requests a second",
             value=float(f"{share:.3g}"),
             unit="of a day's requests",
@@ -170,11 +175,13 @@ class Installed:
         time.sleep(AFTER_S)
         rate = (traffic.tally.requests - before) / (time.monotonic() - began)
         late = [row for row in self._canary(version) or () if row["at"] >= at]
+        failed = [row for row in late if row["error"] > 0]
         return Broken(
             seconds=(max(row["at"] for row in late) - at).total_seconds(),
             decided=(ended["ended_at"] - at).total_seconds(),
-            decisions=len(late),
-            hurt=sum(row["action"] == arm and row["error"] > 0 for row in late),
+            requests=sum(not row["again"] for row in late),
+            hurt=sum(row["action"] == arm and not row["again"] for row in failed),
+            lost=sum(row["again"] for row in failed),
             rate=rate,
             reason=ended["reason"],
         )

@@ -117,7 +117,7 @@ def test_a_smaller_difference_needs_a_longer_schedule():
 
 
 def test_what_a_broken_canary_hurt_is_judged_by_a_days_traffic():
-    broken = evidence_canary.Broken(20.0, 19.5, 60, 15, 40.0, "sent back: error")
+    broken = evidence_canary.Broken(20.0, 19.5, 60, 15, 1, 40.0, "sent back: error")
     held = {one.holds for one in evidence_canary.measures(broken)}
     slow = replace(broken, hurt=1_000_000)
     assert held == {None, True}
