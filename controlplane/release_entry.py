@@ -1,5 +1,6 @@
 """Which release may begin: one at a time, never what was sent back, and not too soon after."""
 
+import math
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -14,19 +15,29 @@ from storage import releases, versions
 from storage.releases import StoredRelease
 
 REVERTED, COMPLETED = "reverted", "completed"
+ROUND = "round"
+"""Of a release's plan: the round that began it."""
 REMEMBERED = 200
 """Releases that are looked back at."""
 
 
 def too_soon(
-    connection: sa.Connection, policy_id: UUID, rules: ReleaseConfig, now: datetime
+    connection: sa.Connection,
+    policy_id: UUID,
+    rules: ReleaseConfig,
+    now: datetime,
+    *,
+    gain: float = -math.inf,
 ) -> str | None:
-    """Why no release may begin by itself now; None where one may."""
+    """Why no release may begin by itself now; None where one may.
+
+    ``gain`` is what the version to come surely gains: one that only watches may have to yield.
+    """
     held = overrides.frozen(connection, policy_id, now)
     if held is not None:
         return f"the policy is {held}"
     running = releases.running_release(connection, policy_id)
-    if running is not None:
+    if running is not None and not yields(connection, running, gain):
         return f"release {running.number} of version {running.version} is under way"
     in_a_row = reverts_in_a_row(releases.list_releases(connection, policy_id, limit=REMEMBERED))
     if not in_a_row:
@@ -43,6 +54,24 @@ def too_soon(
             f"{over.isoformat(timespec='seconds')}"
         )
     return None
+
+
+def yields(connection: sa.Connection, running: StoredRelease, gain: float) -> bool:
+    """Whether a release gives its place to a version that surely gains more than its own seemed to.
+
+    Only what a round began and nobody was served by yet. The next one has to gain more again, so
+    releases cannot displace each other for ever.
+    """
+    watches = float(running.plan["stages"][running.stage]["share"]) == 0
+    if not watches or ROUND not in running.plan:
+        return False
+    said = versions.list_verdicts(connection, running.policy_id, version=running.version)
+    gains = [
+        float(one.numbers["over_champion"]["value"])
+        for one in said
+        if one.numbers.get("over_champion")
+    ]
+    return bool(gains) and gain > max(gains)
 
 
 def reverts_in_a_row(newest_first: Sequence[StoredRelease]) -> list[StoredRelease]:

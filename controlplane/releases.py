@@ -26,7 +26,7 @@ from controlplane.errors import (
 )
 from controlplane.publishing import CHAMPION, Publisher
 from controlplane.release_config import ReleaseConfig, as_json, read_rules
-from controlplane.release_entry import COMPLETED
+from controlplane.release_entry import COMPLETED, ROUND
 from controlplane.release_steps import (
     HELD,
     RUNNING,
@@ -57,7 +57,7 @@ from storage.policies import StoredPolicy
 from storage.releases import StoredRelease
 from storage.versions import StoredBundle, StoredVerdict
 
-MONITOR, ROUND = "monitor", "round"
+MONITOR = "monitor"
 LOOK_S = 2.0
 COST_FACTOR = 10.0
 """A look costs at most this part of the time until the next one."""

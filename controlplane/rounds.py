@@ -18,6 +18,7 @@ from controlplane.errors import ControlPlaneError, StaleError
 from controlplane.gates import Evidence, Verdict, judge
 from controlplane.grading import Graded, Grader
 from controlplane.publishing import CHAMPION, Publisher, promote
+from controlplane.release_steps import STOPPED, Means, end
 from controlplane.revisions import told_apart
 from controlplane.round_log import RoundLog, keeping
 from feedback import join
@@ -28,6 +29,7 @@ from learners.interactions import arrange, digest
 from learners.records import Arm, Interaction
 from learners.rewards import RewardFunction
 from storage import policies, versions
+from storage import releases as stored
 from storage.log import stream
 from storage.policies import StoredPolicy
 from storage.versions import StoredRound, StoredVerdict, StoredVersion
@@ -237,7 +239,7 @@ def _store(
     now = datetime.now(UTC)
     numbers = [_store_candidate(connection, story, one, now) for one in judged]
     winner = _winner(judged)
-    held = _held(connection, ground)
+    held = _held(connection, ground, judged[winner] if winner is not None else None)
     published = release = None
     if winner is not None and held is None:
         release, held = _publish(connection, publisher, ground, numbers[winner], now)
@@ -270,7 +272,7 @@ def _store(
     return done
 
 
-def _held(connection: sa.Connection, ground: Ground) -> str | None:
+def _held(connection: sa.Connection, ground: Ground, winner: Judged | None) -> str | None:
     """Why nothing may be published, by what stands now and not when the round began."""
     policy = policies.get_policy(connection, ground.policy.id)
     if not read_config(policy.config).auto_promote:
@@ -279,7 +281,8 @@ def _held(connection: sa.Connection, ground: Ground) -> str | None:
     if reward is None or reward[0] != ground.reward_version:
         return "the reward has changed meanwhile"
     rules = read_config(policy.config).release
-    soon = release_entry.too_soon(connection, policy.id, rules, datetime.now(UTC))
+    gain = winner.evidence.over_champion.low if winner and winner.evidence else -math.inf
+    soon = release_entry.too_soon(connection, policy.id, rules, datetime.now(UTC), gain=gain)
     if soon is not None:
         return soon
     return (
@@ -314,6 +317,7 @@ def _publish(
     revision = ground.standing.revision
     try:
         with connection.begin_nested():
+            _displace(connection, publisher, ground.policy.id, number, now)
             if read_config(policies.get_policy(connection, ground.policy.id).config).release.stages:
                 begun = releases.start(
                     connection,
@@ -322,6 +326,7 @@ def _publish(
                     number,
                     by=by,
                     revision=revision,
+                    noted={release_entry.ROUND: ground.number},
                     now=now,
                 )
                 return begun.number, None
@@ -341,6 +346,16 @@ def _publish(
         log.exception("round.not_published", policy=ground.policy.name, version=number)
         return None, f"version {number} could not be published: {str(error) or repr(error)}"
     return None, None
+
+
+def _displace(
+    connection: sa.Connection, publisher: Publisher, policy_id: UUID, number: int, now: datetime
+) -> None:
+    """End the release that yields to this version, if one runs (:func:`release_entry.yields`)."""
+    running = stored.running_release(connection, policy_id)
+    if running is not None:
+        reason = f"version {number} surely gains more"
+        end(Means(connection, publisher, now), running, STOPPED, reason)
 
 
 def _made_of(learner: LearnerConfig, config: PolicyConfig) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """From candidate to champion in steps, and back."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -139,6 +140,32 @@ def test_a_round_that_finishes_while_a_release_runs_starts_no_second_one(
     assert second.summary["release"] is None
     assert "release 1 of version" in second.summary["held"]
     assert way.newest().number == 1
+
+
+@pytest.mark.parametrize(("stage", "displaced"), [(0, True), (1, False)])
+def test_a_version_that_surely_gains_more_displaces_one_that_only_watches(
+    engine: sa.Engine, stage: int, *, displaced: bool
+) -> None:
+    way = Way(engine)
+    before = way.start(noted={release_entry.ROUND: 1})
+    with engine.begin() as connection:
+        gain = sa.text(
+            """UPDATE verdicts SET numbers = numbers || '{"over_champion": {"value": 0.01}}'"""
+        )
+        connection.execute(gain)
+        stored.put_release(connection, replace(before, stage=stage))
+    way.world.log(1_500)
+    done = way.world.round()
+    if displaced:
+        assert done.summary["release"] == 2
+        with engine.connect() as connection:
+            ended = stored.find_release(connection, before.policy_id, 1)
+        assert ended is not None
+        assert (ended.status, way.state_of(before.version)) == ("stopped", "retired")
+        assert way.world.bundle().lineup.shadows == (way.newest().version,)
+    else:
+        assert (done.summary["release"], way.newest().number) == (None, 1)
+        assert "release 1 of version" in done.summary["held"]
 
 
 def test_steps_wait_for_a_person_where_the_policy_says_so(engine: sa.Engine) -> None:
@@ -298,7 +325,7 @@ def test_what_a_round_began_waits_for_a_person_once_promoting_is_switched_off(
     engine: sa.Engine,
 ) -> None:
     way = Way(engine)
-    way.start(noted={releases.ROUND: 1})
+    way.start(noted={release_entry.ROUND: 1})
     with engine.begin() as connection:
         policies.stop_promoting(connection, way.world.policy.id, way.now)
     way.pass_stage(800)
