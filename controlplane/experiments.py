@@ -35,6 +35,7 @@ PLANNED_ROWS = 20_000
 RARER = 0.05
 """Part of an experiment's age that lies between two looks, so that all looks together read its log
 about twenty times."""
+MAX_PAUSE_S = 86_400.0
 _TICK = timedelta(milliseconds=1)
 BREAKING = ("stopped_by_srm", "guardrail_broken", "worse")
 
@@ -205,7 +206,7 @@ def _settled(
         state["look_at"] = None
     else:
         age_s = (now - experiment.started_at).total_seconds()
-        pause_s = max(config.look_s, RARER * age_s)
+        pause_s = max(config.look_s, min(RARER * age_s, MAX_PAUSE_S))
         state["look_at"] = (now + timedelta(seconds=pause_s)).isoformat()
     looked = replace(experiment, state=state, result=result)
     if state["look_at"] is None and config.auto_stop and experiment.ended_at is None:

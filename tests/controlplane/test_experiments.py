@@ -37,7 +37,7 @@ from learners.lineup import units_of
 from storage import experiment_rows, releases, versions
 from storage.experiment_rows import Measure
 from storage.releases import StoredExperiment
-from storage.work import EXPERIMENT
+from storage.work import EXPERIMENT, Due
 from tests.controlplane.learning_world import NOW, PUBLISHER, SIGNER, lines
 from tests.controlplane.release_world import FAILS, Way
 
@@ -278,25 +278,32 @@ def test_feedback_counts_as_amended_retracted_and_by_default_once_its_wait_is_ov
     assert read(lab.now + timedelta(hours=2)) == pytest.approx((3, 0.7 + 2 * 0.25))
 
 
-def test_what_a_session_earned_before_explains_what_it_earns(lab: Lab) -> None:
-    lab.send(800, sessions=200)
+def test_the_covariate_is_what_the_session_did_before_and_the_mean_where_it_was_not_there(
+    lab: Lab,
+) -> None:
+    earlier = lab.send(300, sessions=120)
     lab.now += timedelta(hours=1)
-    begun = lab.begin(declared(covariate=Covariate("before", "cost_usd")))
+    begun = lab.begin(declared(covariate=Covariate("before", "error")))
+    made = lab.send(400, sessions=150)
+    rewards = lab.rewards()
+    before: dict[str, list[float]] = {}
+    for one in earlier:
+        before.setdefault(str(one.session_id), []).append(1.0 - rewards[one.decision_id])
     with lab.engine.connect() as connection:
-        before, rewards = experiment_numbers.ground_of(connection, begun, lab.now), lab.rewards()
+        ground = experiment_numbers.ground_of(connection, begun, lab.now)
         covariate = experiment_rows.Before(Measure("error", "outcome"), 14.0)
-        made = lab.send(400, sessions=200)
         found = experiment_rows.sums(
-            connection, before.scope, Measure("cost_usd", "outcome"), covariate
+            connection, ground.scope, Measure("cost_usd", "outcome"), covariate
         )
-    assert rewards
-    assert {one.split for one in made} == {"prices"}
+    sessions = {str(one.session_id): str(one.variant) for one in made}
+    known = {name: float(np.mean(before[name])) for name in sessions if name in before}
+    assert 0 < len(known) < len(sessions)
+    filled = {name: known.get(name, float(np.mean(list(known.values())))) for name in sessions}
     for variant in ("old", "new"):
-        units = {one.unit for one in made if one.variant == variant}
-        assert found[variant, ""].units == len(units)
-        # The champion explores evenly: every other session failed now and then.
-        assert 0.2 < found[variant, ""].c / found[variant, ""].units < 0.5
-        assert found[variant, ""].cc > found[variant, ""].c ** 2 / found[variant, ""].units
+        own = [filled[name] for name, side in sessions.items() if side == variant]
+        assert found[variant, ""].units == len(own)
+        assert found[variant, ""].c == pytest.approx(sum(own))
+        assert found[variant, ""].cc == pytest.approx(sum(one * one for one in own))
 
 
 def test_a_split_that_is_not_as_declared_ends_the_verdict_before_anything_is_joined(
@@ -475,7 +482,12 @@ def test_a_look_is_work_that_comes_due_and_becomes_rarer(lab: Lab) -> None:
     assert EXPERIMENT in due(begun.started_at + timedelta(seconds=61))
     looked = lab.look_at(begun)
     pause = datetime.fromisoformat(looked.state["look_at"]) - lab.now
-    assert pause == pytest.approx(0.05 * (lab.now - begun.started_at), abs=timedelta(seconds=1))
+    assert pause / (lab.now - begun.started_at) == pytest.approx(0.05)
+    agenda.perform(lab.engine, PUBLISHER, Due(begun.policy_id, EXPERIMENT))
+    again = lab.stored(begun).state
+    assert again["looks"] == 2
+    told = [datetime.fromisoformat(again[name]) for name in ("looked_at", "look_at")]
+    assert told[1] - told[0] == timedelta(days=1)
 
 
 def test_a_plan_is_made_of_the_policys_own_traffic_and_spread(lab: Lab) -> None:
