@@ -6,7 +6,7 @@ from uuid import UUID
 import sqlalchemy as sa
 import structlog
 
-from controlplane import config, experiments, publishing, releases, rounds, watches
+from controlplane import config, experiments, publishing, releases, revising, rounds, watches
 from controlplane.errors import InvalidError
 from controlplane.publishing import Publisher
 from feedback import join
@@ -21,7 +21,7 @@ from storage import (
     work,
 )
 from storage.partitions import ensure_partitions
-from storage.work import EXPERIMENT, JOIN, REFRESH, RELEASE, ROUND, WATCH, Due
+from storage.work import EXPERIMENT, JOIN, REFRESH, RELEASE, REVISE, ROUND, WATCH, Due
 
 KEY_LIFE = timedelta(days=2)
 """How long an idempotency key is remembered."""
@@ -39,8 +39,8 @@ def find(connection: sa.Connection, now: datetime) -> list[Due]:
     """Note what has become due, and return all that is due and nobody is at work on."""
     for policy_id in interactions.due_policies(connection, now):
         work.notice(connection, policy_id, JOIN, now)
-    for policy_id in _grown(connection):
-        work.notice(connection, policy_id, ROUND, now)
+    for policy_id, kind in _of_configs(connection, now):
+        work.notice(connection, policy_id, kind, now)
     for policy_id in versions.past_half_life(connection, now):
         work.notice(connection, policy_id, REFRESH, now)
     for policy_id in stages.due_releases(connection, now):
@@ -63,6 +63,8 @@ def perform(engine: sa.Engine, publisher: Publisher, due: Due) -> None:
         releases.step(engine, publisher, due.policy_id, now=now)
     elif due.kind == EXPERIMENT:
         experiments.look(engine, publisher, due.policy_id, now=now)
+    elif due.kind == REVISE:
+        revising.step(engine, publisher, due.policy_id, now=now)
     elif due.kind == WATCH:
         watch(engine, publisher, due.policy_id, now)
     elif due.kind == REFRESH:
@@ -102,9 +104,10 @@ def tidy(connection: sa.Connection, now: datetime) -> None:
     versions.forget_bodies(connection, keep=KEPT_BUNDLES)
 
 
-def _grown(connection: sa.Connection) -> list[UUID]:
-    """Policies whose log has grown enough for another round."""
+def _of_configs(connection: sa.Connection, now: datetime) -> list[tuple[UUID, str]]:
+    """Policies whose log has grown enough for another round, or whose revision is due."""
     last = versions.newest_rounds(connection)
+    revised = work.last_done(connection, REVISE)
     found = []
     for policy in policies.all_policies(connection):
         try:
@@ -113,5 +116,8 @@ def _grown(connection: sa.Connection) -> list[UUID]:
             log.error("policy.unreadable", policy=policy.name, detail=str(error))  # noqa: TRY400
             continue
         if policy.log_position >= rounds.due_position(read, last.get(policy.id)):
-            found.append(policy.id)
+            found.append((policy.id, ROUND))
+        every, done = read.revise.every_s, revised.get(policy.id)
+        if every > 0 and (done is None or done + timedelta(seconds=every) <= now):
+            found.append((policy.id, REVISE))
     return found

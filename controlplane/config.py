@@ -11,6 +11,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from controlplane.errors import InvalidError, SettingError
 from controlplane.monitors import MonitorsConfig
 from controlplane.release_config import ReleaseConfig
+from controlplane.revise_config import ReviseConfig
 from kernels.signals import SIGNAL_SCHEMA
 from learners import catalogue
 from learners.contract import Spec
@@ -169,6 +170,7 @@ class PolicyConfig:
         release: the steps from candidate to champion.
         shadow_dispatch: how many requests an edge also sends to a shadow's arm.
         monitors: what is watched for change, and what is done then.
+        revise: whether the champion goes on learning between releases.
     """
 
     __pydantic_config__ = _STRICT
@@ -185,6 +187,7 @@ class PolicyConfig:
     release: ReleaseConfig = field(default_factory=ReleaseConfig)
     shadow_dispatch: ShadowDispatchConfig = field(default_factory=ShadowDispatchConfig)
     monitors: MonitorsConfig = field(default_factory=MonitorsConfig)
+    revise: ReviseConfig = field(default_factory=ReviseConfig)
 
     def __post_init__(self) -> None:
         """Refuse unknown learners, features that cannot be encoded, and no exploration at all."""
@@ -219,11 +222,21 @@ class PolicyConfig:
                 f"max_interactions {self.max_interactions} times {self.schema.dimension} columns "
                 f"exceeds {MAX_CELLS:,}: give at most {MAX_CELLS // self.schema.dimension:,}",
             )
+        self._check_together()
+
+    def _check_together(self) -> None:
+        """Refuse sections that do not go together."""
         if self.max_interactions * self.gate.share < self.gate.min_judged:
             raise SettingError(
                 "max_interactions",
                 f"max_interactions {self.max_interactions} times gate.share {self.gate.share} is "
                 f"fewer than the {self.gate.min_judged} of gate.min_judged: nothing could pass",
+            )
+        if self.revise.every_s > 0 and self.release.watch_decisions == 0:
+            raise SettingError(
+                "revise.every_s",
+                "revise.every_s: a revision is watched as a new champion is: give "
+                "release.watch_decisions more than 0",
             )
 
     @cached_property

@@ -80,7 +80,7 @@ def enter(
             means.publisher,
             release.policy_id,
             release.version,
-            reason=f"release {release.number}: champion",
+            reason=release.plan.get("reason", f"release {release.number}: champion"),
             now=means.now,
         )
     else:

@@ -28,7 +28,7 @@ from learners.ids import ENTROPY_BYTES, uuid7
 from learners.interactions import arrange, digest
 from learners.records import Arm, Interaction
 from learners.rewards import RewardFunction
-from storage import policies, versions
+from storage import policies, revised, versions
 from storage import releases as stored
 from storage.log import stream
 from storage.policies import StoredPolicy
@@ -116,7 +116,7 @@ def run_round(
         looks = versions.looks(
             connection,
             policy_id,
-            champion=standing.version.number,
+            champions=revised.line_of(connection, policy_id, standing.version.number),
             reward_version=ground.reward_version,
         )
         # While a log is joined anew under a changed reward, only what has been joined counts.

@@ -383,12 +383,17 @@ def newest_round(connection: sa.Connection, policy_id: UUID) -> StoredRound | No
     return StoredRound(**row) if row else None
 
 
-def looks(connection: sa.Connection, policy_id: UUID, *, champion: int, reward_version: int) -> int:
-    """How often a champion has been challenged under a reward, whatever served in between."""
+def looks(
+    connection: sa.Connection, policy_id: UUID, *, champions: Sequence[int], reward_version: int
+) -> int:
+    """How often a champion has been challenged under a reward, whatever served in between.
+
+    ``champions`` are the version and those that it revises: they share one error.
+    """
     found: int = connection.scalars(
         sa.select(sa.func.coalesce(sa.func.max(rounds.c.look), 0)).where(
             rounds.c.policy_id == policy_id,
-            rounds.c.summary["champion"].as_integer() == champion,
+            rounds.c.summary["champion"].as_integer().in_(champions),
             rounds.c.summary["reward_version"].as_integer() == reward_version,
         )
     ).one()

@@ -21,7 +21,7 @@ from storage.tables import work
 
 JOIN, ROUND, REFRESH, RELEASE = "join", "round", "refresh", "release"
 EXPERIMENT = "experiment"
-WATCH = "watch"
+WATCH, REVISE = "watch", "revise"
 LEASE_S = 300.0
 _LOCK_SPACE = 0x706F696E  # "poin": keeps these locks apart from anyone else's
 _MAX_BACKOFF_S = 300.0
@@ -179,6 +179,13 @@ def _fail(connection: sa.Connection, due: Due, now: datetime, begun: _Begun, err
 def _shown(error: Exception) -> str:
     """What a text column can hold of it."""
     return repr(error)[:2_000].replace("\x00", "").encode(errors="replace").decode()
+
+
+def last_done(connection: sa.Connection, kind: str) -> dict[UUID, datetime | None]:
+    """When each policy's work of a kind was done last; None for what stands to be done."""
+    query = sa.select(work.c.policy_id, work.c.done_at).where(work.c.kind == kind)
+    rows = connection.execute(query)
+    return {row.policy_id: row.done_at for row in rows}
 
 
 def list_work(connection: sa.Connection, policy_id: UUID) -> list[dict[str, Any]]:

@@ -37,6 +37,7 @@ from controlplane.experiment_config import (
     ExperimentVariant,
 )
 from controlplane.release_config import GUARDRAILS, Guardrail, HarmConfig, ReleaseConfig
+from controlplane.revise_config import ReviseConfig
 from controlplane.simulation.tables import _MEASURES, _QUERY_COLUMNS
 from feedback.metrics import OUTCOMES, Metric
 from kernels.signals import SIGNAL_SCHEMA
@@ -61,6 +62,7 @@ DECLARED: dict[str, Any] = {
     "Guardrail": Guardrail,
     "Harm": HarmConfig,
     "Shadow dispatch": ShadowDispatchConfig,
+    "Revise": ReviseConfig,
     "Feature": Feature,
     "Reward": RewardBody,
     "Term": TermBody,

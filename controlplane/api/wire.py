@@ -16,6 +16,7 @@ from controlplane.config import (
 from controlplane.monitors import MonitorsConfig
 from controlplane.registry import ALIGN_WINDOW
 from controlplane.release_config import ReleaseConfig
+from controlplane.revise_config import ReviseConfig
 from feedback.metrics import Aggregation, Level, MetricType
 from learners.terms import Normaliser
 
@@ -163,6 +164,7 @@ class PolicyBody(Body):
     release: ReleaseConfig = _POLICY.release
     shadow_dispatch: ShadowDispatchConfig = _POLICY.shadow_dispatch
     monitors: MonitorsConfig = _POLICY.monitors
+    revise: ReviseConfig = _POLICY.revise
 
 
 class FeedbackBody(Body):

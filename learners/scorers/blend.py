@@ -149,14 +149,22 @@ def blend(served: Scorer, new: Scorer, share: float) -> Scorer:
         return new
     if share == 0.0:
         return served
+    served = roomy(served)
     members = served.members if isinstance(served, Blend) else (served,)
     weights = served.weights if isinstance(served, Blend) else np.ones(1)
-    if len(members) >= MAX_MEMBERS:
-        kept = np.sort(np.argsort(-weights, kind="stable")[: MAX_MEMBERS - 1])
-        members, weights = tuple(members[i] for i in kept), weights[kept] / weights[kept].sum()
     both = (*members, new)
     parts = np.append((1.0 - share) * weights, share)
     return Blend(new.arms, _exploration(both), both, parts / parts.sum())
+
+
+def roomy(served: Scorer) -> Scorer:
+    """The scorer itself, or a full blend without its least member: one more can come in."""
+    if not isinstance(served, Blend) or len(served.members) < MAX_MEMBERS:
+        return served
+    kept = np.sort(np.argsort(-served.weights, kind="stable")[: MAX_MEMBERS - 1])
+    members = tuple(served.members[i] for i in kept)
+    weights = served.weights[kept] / served.weights[kept].sum()
+    return Blend(served.arms, _exploration(members), members, weights)
 
 
 def _exploration(members: Sequence[Scorer]) -> Exploration:
