@@ -1,4 +1,5 @@
 import json
+import math
 from dataclasses import replace
 from statistics import NormalDist
 
@@ -53,6 +54,16 @@ def test_rows_of_one_session_count_as_what_they_tell():
 
 def test_a_large_difference_still_waits_for_the_least_number():
     assert plan(replace(QUESTION, difference=9.0), Spread(0.1)).decisions == FEWEST
+
+
+def test_a_log_that_chose_evenly_tells_of_policies_that_keep_to_their_favourites():
+    # Each of the two favourites is drawn with 1/4, and has the weight ±0.9 · 4 then.
+    spread = of_exploration(4, 1.0, 0.5, 0.25, floor=0.1)
+    assert spread.deviation == pytest.approx(math.sqrt(0.25 * 2 * 0.25 * (0.9 * 4) ** 2) * 0.5)
+    assert spread.worst == pytest.approx(2 * 0.5 * 0.9 * 4)
+    assert of_exploration(4, 0.1, 0.5, 0.25, floor=0.1) == of_exploration(4, 0.1, 0.5, 0.25)
+    with pytest.raises(EstimateError, match="without exploration"):
+        of_exploration(4, 1.0, 0.5, 0.25)
 
 
 def test_the_spread_of_exploration_is_that_of_its_influence_values():
