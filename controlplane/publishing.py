@@ -22,8 +22,12 @@ from storage import policies, versions
 from storage.versions import StoredBundle, StoredVersion
 
 CHAMPION = "champion"
+LATE = "late"
+"""The verdict of a stage whose time was over: it says nothing against its version."""
 ROLLBACK = "rollback from version"
 """How the reason of a bundle begins that a rollback published."""
+EVALUATION = "evaluation"
+"""The gate of a verdict that somebody asked for: it lets nobody serve, and forbids nothing."""
 GOLDEN_VECTORS = 8
 
 
@@ -105,7 +109,8 @@ def admit(
         return
     if now is not None:
         overrides.refuse_frozen(connection, policy_id, now)
-    verdicts = versions.list_verdicts(connection, policy_id, version=number, limit=1)
+    said = versions.list_verdicts(connection, policy_id, version=number)
+    verdicts = [one for one in said if one.gate not in {LATE, EVALUATION}]
     if not verdicts:
         raise GateError(f"version {number} has no verdict yet", [])
     if not verdicts[0].passed:

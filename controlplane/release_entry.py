@@ -117,12 +117,15 @@ def admit(
 
 
 def sent_back(connection: sa.Connection, policy_id: UUID, number: int) -> StoredRelease | None:
-    """The release that sent back this version, or one with the same scorer."""
+    """The release that sent back this version, or one with the same scorer.
+
+    One that only ran out of time says nothing against its version.
+    """
     version = versions.find_version(connection, policy_id, number)
     if version is None:
         return None
     for release in releases.list_releases(connection, policy_id, limit=REMEMBERED):
-        if release.status != REVERTED:
+        if release.status != REVERTED or release.state.get("late"):
             continue
         if release.version == number:
             return release

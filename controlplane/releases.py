@@ -217,6 +217,7 @@ def step(
             **release.state,
             "look_at": look_at,
             "failed": 0,
+            "late": looked.ruling.late and looked.ruling.action == "revert",
             "numbers": plain(looked.numbers),
             "checks": plain([check.as_json() for check in looked.ruling.verdict.checks]),
         }
@@ -354,7 +355,7 @@ def _follow(means: Means, release: StoredRelease, looked: _Looked, *, halted: bo
     verdict, name = looked.ruling.verdict, stage_name(release)
     action = looked.ruling.action
     if action == "revert":
-        _note(means, release, MONITOR, looked)
+        _note(means, release, publishing.LATE if looked.ruling.late else MONITOR, looked)
         send_back(means, release, f"{name}: {verdict.summary}")
     elif action == "pass" and release.status == WATCHING:
         _note(means, release, name, looked)

@@ -75,10 +75,11 @@ class Canary:
 
 @dataclass(frozen=True, slots=True)
 class Ruling:
-    """What is to be done, and why."""
+    """What is to be done, and why; ``late``: only since the stage's time is over."""
 
     action: Action
     verdict: Verdict
+    late: bool = False
 
     @property
     def missing(self) -> str:
@@ -189,7 +190,7 @@ def _ruled(
         return Ruling("stay", Verdict(False, _told("not yet", missing), checks))
     late = f"not passed in {config.max_seconds:,.0f} s"
     action: Action = "revert" if config.on_timeout == "revert" else "hold"
-    return Ruling(action, Verdict(False, _told(late, missing), checks))
+    return Ruling(action, Verdict(False, _told(late, missing), checks), late=True)
 
 
 def _told(head: str, checks: Sequence[Check]) -> str:
