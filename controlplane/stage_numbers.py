@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from controlplane.release_config import Guardrail, HarmConfig
 from learners.contrasts import difference, sums
+from learners.ope.evaluations import kish
 from learners.rates import quantile_bounds, rate_bounds, worth
 from learners.sequences import anytime
 
@@ -272,14 +273,12 @@ def watched(rows: Shadowed, *, level: float, planned_rows: float) -> Watched:
     the weights' own mean is 1 (a control variate). A unit's rows are added up.
     """
     n = len(rows.agreed)
-    squares = float(np.square(rows.weight).sum())
     agreement = float(rows.agreed.mean()) if n else math.nan
-    effective = float(rows.weight.sum()) ** 2 / squares if squares > 0 else 0.0
     return Watched(
         n,
         rows.silent,
         agreement,
-        effective,
+        kish(rows.weight, rows.unit),
         _reweighed("reward", rows, -rows.reward, level, planned_rows),
         _reweighed("cost_usd", rows, rows.cost, level, planned_rows),
     )

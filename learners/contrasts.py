@@ -31,6 +31,8 @@ Floats = NDArray[np.float64]
 
 FEWEST_UNITS = 100
 """Units of a variant below which its mean says nothing."""
+_ROUNDING = 1e-12
+"""Of the squares: spread up to here is none."""
 SRM_ALARM = 1e-3
 SRM_PRIOR = 1_000.0
 """Units that the prior of other shares is worth: shares near the declared ones are likeliest."""
@@ -142,8 +144,6 @@ class Difference:
         """Evidence against no difference; 1 while there are few units."""
         if self.fewest < FEWEST_UNITS:
             return 1.0
-        if self.standard_error == 0.0:
-            return 1.0 if self.value == 0.0 else math.exp(700.0)
         tuned = tuning(planned_rows, level)
         return evidence(self.value / self.standard_error, self.information, tuned)
 
@@ -172,11 +172,18 @@ def difference(control: Sums, variant: Sums, *, cuped: bool = False) -> Differen
 
 
 def _residual(one: Sums) -> tuple[float, float, float]:
-    """Of what each unit adds to the mean: Σ squares, and with the centred covariate; and Σ c̃²."""
+    """Of what each unit adds to the mean: Σ squares, and with the centred covariate; and Σ c̃².
+
+    Units that are all alike do not prove that all others are: of a failure in a hundred, the first
+    hundred units show none in 37 of 100 cases. So they count as if one differed by the whole value,
+    or by 1 where that is 0.
+    """
     mean, scale = one.mean, one.units / one.rows
     square = (one.tt - 2 * mean * one.tr + mean * mean * one.rr) * scale * scale
+    if square <= _ROUNDING * one.tt * scale * scale:
+        square = mean * mean if mean else 1.0
     cross = (one.ct - mean * one.cr) * scale
-    return max(square, 0.0), cross, max(one.cc - one.c * one.c / one.units, 0.0)
+    return square, cross, max(one.cc - one.c * one.c / one.units, 0.0)
 
 
 def _slope(both: Sequence[Sums]) -> float:
@@ -203,7 +210,9 @@ def _information(one: Sums) -> float:
     of_rows = one.row_squares - one.rows * mean * mean
     of_units = one.tt - 2 * mean * one.tr + mean * mean * one.rr
     # By rounding alone of_rows may be a little above 0 where all rows are alike.
-    return one.rows * of_units / of_rows if of_rows > 1e-12 * one.row_squares else float(one.rows)
+    return (
+        one.rows * of_units / of_rows if of_rows > _ROUNDING * one.row_squares else float(one.rows)
+    )
 
 
 def sample_ratio(counts: Mapping[str, int], shares: Mapping[str, float]) -> float:
