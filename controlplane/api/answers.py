@@ -176,6 +176,29 @@ class VerdictsAnswer(Answer):
     items: list[VerdictAnswer]
 
 
+class FindingOfLog(Answer):
+    """Whether a log can judge, by one diagnostic."""
+
+    name: str
+    value: float | None
+    bound: float | None
+    passed: bool
+    sentence: str
+
+
+class ComparisonAnswer(Answer):
+    """Two versions on one log: ``difference`` is the first minus the second, paired."""
+
+    first: int
+    second: int
+    judged: int
+    judged_on: tuple[int, int]
+    difference: dict[str, Any]
+    values: tuple[dict[str, Any], dict[str, Any]]
+    segments: dict[str, dict[str, Any]]
+    diagnostics: list[FindingOfLog]
+
+
 class VersionRow(Answer):
     """A version in a list."""
 

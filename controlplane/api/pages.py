@@ -23,6 +23,7 @@ from controlplane.api.policies import status_of
 from controlplane.api.releases import row_of
 from controlplane.api.runtime import Api, Runtime, now
 from controlplane.api.versions import verdicts_of
+from controlplane.publishing import EVALUATION
 from storage import edges, policies, releases, versions
 from storage.policies import StoredPolicy
 from storage.releases import StoredFinding
@@ -87,7 +88,8 @@ class Card:
         if self.policy.config.get("auto_promote"):
             return []
         candidates = {row["number"] for row in self.versions if row["state"] == "candidate"}
-        passed = [one.verdict.version for one in self.verdicts if one.verdict.passed]
+        said = [one.verdict for one in self.verdicts if one.verdict.gate != EVALUATION]
+        passed = [verdict.version for verdict in said if verdict.passed]
         return sorted(candidates.intersection(passed))
 
     @property

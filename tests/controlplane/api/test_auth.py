@@ -34,6 +34,8 @@ ALLOWED = {
     "POST /v1/policies/{policy}/rounds": PUBLISHERS,
     "GET /v1/policies/{policy}/versions": READERS,
     "GET /v1/policies/{policy}/versions/{version}": READERS,
+    "POST /v1/policies/{policy}/versions/{version}/evaluations": PUBLISHERS,
+    "GET /v1/policies/{policy}/versions/{version}/compare/{other}": READERS,
     "GET /v1/policies/{policy}/verdicts": READERS,
     "GET /v1/policies/{policy}/bundles": READERS,
     "GET /v1/policies/{policy}/aliases/champion": READERS,
@@ -64,6 +66,7 @@ ALLOWED = {
 }
 EXAMPLES = {
     "version": "7",
+    "other": "8",
     "release": "7",
     "alias": "shadow",
     "feedback_id": str(UUID(int=0)),
