@@ -5,10 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from controlplane.config import GateConfig
-from learners.diagnostics import Finding
+from learners.diagnostics import Finding, about_one
 from learners.records import Estimate
-
-_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +122,9 @@ def judge(evidence: Evidence, gate: GateConfig, *, harm: float = 0.05) -> Verdic
             gate.min_effective_n,
             "effective sample size of the weights where it differs",
         ),
-        _about_one(evidence.mean_weight),
+        _found(about_one(evidence.mean_weight)),
         *gains,
-        *(Check(d.name, d.passed, d.value, d.bound, d.sentence) for d in evidence.diagnostics),
+        *map(_found, evidence.diagnostics),
         *(_unharmed(name, gap, harm) for name, gap in evidence.segments.items()),
     ]
     failed = [check for check in checks if not check.passed]
@@ -151,14 +149,8 @@ def _at_least(name: str, value: float, bound: float, meaning: str) -> Check:
     return Check(name, value >= bound, float(value), float(bound), detail)
 
 
-def _about_one(weight: Estimate) -> Check:
-    passed = weight.low - _ROUNDING <= 1.0 <= weight.high + _ROUNDING
-    detail = (
-        f"mean importance weight {weight.value:.3f} "
-        f"({100 * weight.level:.2f} % interval {weight.low:.3f} to {weight.high:.3f}), "
-        f"{'agrees with' if passed else 'is not'} the 1 of a log that tells the truth"
-    )
-    return Check("mean_weight", passed, weight.value, 1.0, detail)
+def _found(finding: Finding) -> Check:
+    return Check(finding.name, finding.passed, finding.value, finding.bound, finding.sentence)
 
 
 def _above(name: str, gap: Estimate, margin: float, other: str) -> Check:

@@ -136,9 +136,8 @@ class Difference:
             low = self.value - half if side != "high" else low
             high = self.value + half if side != "low" else high
         name = "experiment" if self.explained == 0.0 else "experiment_cuped"
-        return Estimate(
-            name, self.value, low, high, self.standard_error, self.units, self.information, level
-        )
+        units = float(self.units)
+        return Estimate(name, self.value, low, high, self.standard_error, self.units, units, level)
 
     def e_value(self, *, planned_rows: float, level: float = 0.95) -> float:
         """Evidence against no difference; 1 while there are few units."""

@@ -18,6 +18,7 @@ from learners.errors import EstimateError
 from learners.ope.evaluations import Evaluation, kish
 from learners.ope.evaluations import mean_weight as mean_weight_of
 from learners.ope.logs import Bools, Floats, Ints, Log
+from learners.records import Estimate
 
 ALPHA = 1e-4
 """Chance that a test alarms though all is well."""
@@ -168,14 +169,18 @@ def mean_weight(evaluation: Evaluation, *, level: float = 1.0 - ALPHA) -> Findin
         evaluation: of the judged policy; its clusters count.
         level: of the interval that has to hold 1.
     """
-    weight = mean_weight_of(evaluation, level=level)
+    return about_one(mean_weight_of(evaluation, level=level))
+
+
+def about_one(weight: Estimate) -> Finding:
+    """The same of a mean weight that is known already."""
     passed = weight.low - _ROUNDING <= 1.0 <= weight.high + _ROUNDING
     return Finding(
         "mean_weight",
         weight.value,
         1.0,
         passed,
-        f"the mean importance weight is {weight.value:.3f} ({100 * level:.2f} % interval "
+        f"the mean importance weight is {weight.value:.3f} ({100 * weight.level:.2f} % interval "
         f"{weight.low:.3f} to {weight.high:.3f}), which "
         f"{'agrees with' if passed else 'is not'} the 1 of a log that tells the truth",
     )
