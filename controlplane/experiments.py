@@ -19,8 +19,9 @@ import structlog
 from controlplane import experiment_numbers, planning, publishing
 from controlplane.errors import ConflictError, InvalidError, NotFoundError
 from controlplane.experiment_config import ExperimentConfig, as_json, read_config
-from controlplane.lineups import cast_of
+from controlplane.lineups import cast_of, crowd
 from controlplane.publishing import CHAMPION, Publisher
+from controlplane.release_plan import canaries
 from learners.errors import EstimateError
 from learners.ids import ENTROPY_BYTES, uuid7
 from learners.lineup import MAX_CHALLENGERS, MAX_SPLITS, Split, Variant, free_part
@@ -92,6 +93,7 @@ def prepare(
     salt = config.salt or str(identifier)
     split = _split(connection, policy, config, salt)
     _check_versions(connection, policy, config)
+    _check_release(connection, policy, split)
     earlier = _check_metrics(connection, policy, config, salt)
     reward = policies.newest_reward(connection, policy.id)
     plan, planned_rows = _plan(connection, policy, config, now)
@@ -304,6 +306,18 @@ def _check_versions(
     brought = {*cast_of(connection, policy.id, champion[0]).versions, *serving} - {champion[0]}
     if len(brought) >= MAX_CHALLENGERS:
         raise ConflictError(f"versions {sorted(brought)} stand beside the champion: stop some")
+
+
+def _check_release(connection: sa.Connection, policy: StoredPolicy, split: Split) -> None:
+    """Leave a canary that is under way some requests: it is drawn from what experiments leave."""
+    release = releases.running_release(connection, policy.id)
+    if release is None or crowd(connection, policy.id, [split]) is None:
+        return
+    if canaries(float(stage["share"]) for stage in release.plan["stages"][release.stage :]):
+        raise ConflictError(
+            f"release {release.number} is under way, and its canary would decide no request: give "
+            "the experiment a smaller share, or wait for the release"
+        )
 
 
 def _check_metrics(

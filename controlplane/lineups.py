@@ -13,6 +13,7 @@ SHADOWS = ("shadow", "shadow-2", "shadow-3", "shadow-4")
 """The aliases whose versions watch."""
 CANARY = "canary"
 CONTROL = "control"
+_TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,23 @@ def cast_of(connection: sa.Connection, policy_id: UUID, champion: int) -> Cast:
         tuple(_without(split, champion) for split in splits),
         _distinct(shadows, champion)[:MAX_SHADOWS],
     )
+
+
+def crowd(connection: sa.Connection, policy_id: UUID, further: Sequence[Split] = ()) -> str | None:
+    """The experiment that leaves a canary no request, as its layer is full; None: there is room.
+
+    ``further`` are splits that are to come.
+    """
+    full: dict[str, float] = {}
+    for split in (
+        *(_experiment(row.spec) for row in _experiments(connection, policy_id)),
+        *further,
+    ):
+        if split.unit != "user":  # a request without a user is in no such split
+            full[split.layer] = full.get(split.layer, 0.0) + split.end - split.start
+            if full[split.layer] >= 1.0 - _TOLERANCE:
+                return split.name
+    return None
 
 
 def canary(number: int, version: int, share: float, unit: str) -> Split:

@@ -25,8 +25,9 @@ from controlplane.errors import (
     StaleError,
 )
 from controlplane.publishing import CHAMPION, Publisher
-from controlplane.release_config import ReleaseConfig, as_json, read_rules
+from controlplane.release_config import read_rules
 from controlplane.release_entry import COMPLETED, ROUND
+from controlplane.release_plan import plan_of
 from controlplane.release_steps import (
     HELD,
     RUNNING,
@@ -98,7 +99,7 @@ def start(
     Raises:
         NotFoundError: The policy has no champion.
         StaleError: The champion was moved.
-        ConflictError: Another release is under way.
+        ConflictError: Another release is under way, or experiments hold every request.
         InvalidError: The version is the champion, there is no stage to begin with, a guardrail's
             metric is not measured, or no reward can come in a stage's time.
     """
@@ -110,7 +111,7 @@ def start(
         number=stored.next_release(connection, policy_id),
         version=number,
         champion=champion,
-        plan={**(noted or {}), **_plan(connection, policy, rollout), "by": by},
+        plan={**(noted or {}), **plan_of(connection, policy, rollout), "by": by},
         stage=0,
         status=RUNNING,
         state={},
@@ -122,36 +123,6 @@ def start(
     stored.add_release(connection, release)
     log.info("release.begun", policy=policy.name, release=release.number, version=number, by=by)
     return enter(Means(connection, publisher, now), release, 0)
-
-
-def _plan(connection: sa.Connection, policy: StoredPolicy, rollout: float | None) -> Json:
-    """The stages and rules of a release that begins now; it keeps them."""
-    rules = read_config(policy.config).release
-    unknown = watching.unmeasurable(connection, policy, rules.guardrails)
-    if unknown:
-        raise InvalidError(
-            "release.guardrails",
-            f"release.guardrails: {unknown} are neither measured nor declared: PUT "
-            f"/v1/metrics/{unknown[0]} first",
-        )
-    shares = _shares(rules, rollout)
-    reward = policies.newest_reward(connection, policy.id)
-    if reward is None and shares[0] < 1:
-        raise InvalidError(
-            "reward", "the policy has no reward to compare versions by: declare one first"
-        )
-    if policy.wait_s >= rules.max_seconds and shares[0] < 1:
-        raise InvalidError(
-            "release.max_seconds",
-            f"release.max_seconds is {rules.max_seconds:g}, and a reward is known after "
-            f"{policy.wait_s:g} s only: no stage could pass; give more",
-        )
-    return {
-        "stages": [{"share": share} for share in shares],
-        "unit": rules.unit,
-        "rules": as_json(rules),
-        "reward_version": reward[0] if reward else 0,
-    }
 
 
 def _replaced(
@@ -437,14 +408,3 @@ def _running(connection: sa.Connection, policy_id: UUID, number: int) -> StoredR
     if release.ended_at is not None:
         raise ConflictError(f"release {number} has ended: it was {release.status}")
     return release
-
-
-def _shares(rules: ReleaseConfig, rollout: float | None) -> tuple[float, ...]:
-    """The stages, from a share on."""
-    if rollout == 1.0:
-        return (1.0,)
-    if rollout is not None:
-        return (rollout, *(share for share in rules.stages if share > rollout and share < 1), 1.0)
-    if not rules.stages:
-        raise InvalidError("rollout", "the policy's release has no stages: give a rollout")
-    return rules.stages

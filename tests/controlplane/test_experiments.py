@@ -513,3 +513,12 @@ def test_a_plan_is_made_of_the_policys_own_traffic_and_spread(lab: Lab) -> None:
     begun = lab.begin(declared(difference=0.05))
     assert begun.spec["planned_rows"] == begun.spec["plan"]["plans"][0]["decisions"] == split
     assert lab.now > NOW
+
+
+def test_an_experiment_leaves_a_canary_that_is_under_way_some_requests(engine: sa.Engine) -> None:
+    lab = Lab(engine)
+    number = lab.add_version()
+    lab.start(lab.add_version())
+    with pytest.raises(ConflictError, match="release 1 is under way"):
+        lab.begin(declared(variants=(("old", 0.5, None), ("new", 0.5, number))))
+    lab.begin(declared(variants=(("old", 0.5, None), ("new", 0.5, number)), share=0.5))

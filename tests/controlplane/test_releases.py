@@ -9,9 +9,11 @@ import sqlalchemy as sa
 from controlplane import agenda, overrides, publishing, registry, release_entry, releases
 from controlplane.errors import ConflictError, GateError, InvalidError
 from controlplane.registry import RewardBody
+from learners.ids import ENTROPY_BYTES, uuid7
+from learners.lineup import Split, Unit, Variant
 from storage import policies, stages, versions, work
 from storage import releases as stored
-from storage.releases import StoredWatch
+from storage.releases import StoredExperiment, StoredWatch
 from tests.controlplane.learning_world import PUBLISHER
 from tests.controlplane.release_world import Way
 
@@ -360,6 +362,30 @@ def test_a_release_whose_stages_no_reward_could_pass_does_not_begin(engine: sa.E
     with pytest.raises(InvalidError, match="no reward to compare versions by"):
         way.start(number)
     assert way.start(number, rollout=1.0).plan["reward_version"] == 0
+
+
+@pytest.mark.parametrize(("unit", "parts"), [("session", [1.0]), ("request", [0.4, 0.6])])
+def test_no_canary_begins_where_experiments_hold_every_request(
+    engine: sa.Engine, unit: Unit, parts: list[float]
+) -> None:
+    way, end = Way(engine), 0.0
+    number = way.add_version()
+    with engine.begin() as connection:
+        for name, part in zip("xy", parts, strict=False):
+            both = (Variant("a", 0.5), Variant("b", 0.5))
+            split = Split(name, name, unit, both, start=end, end=end + part)
+            end += part
+            identifier = uuid7(way.now, name.encode() * ENTROPY_BYTES)
+            stored.add_experiment(
+                connection,
+                StoredExperiment(
+                    identifier, way.world.policy.id, name, {"split": split.as_json()}, "running",
+                    {}, None, way.now, None,
+                ),
+            )  # fmt: skip
+    with pytest.raises(ConflictError, match="holds every request"):
+        way.start(number)
+    assert way.start(number, rollout=1.0).status == "watching"
 
 
 def test_the_agenda_looks_at_a_running_release_every_few_seconds(engine: sa.Engine) -> None:
