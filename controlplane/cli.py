@@ -9,6 +9,7 @@ COMMANDS = {
     "up": ("controlplane.up", "start everything on this machine, embedded where no URL is given"),
     "demo": ("controlplane.simulation.demo", "up, a simulated pool and traffic: watch it learn"),
     "replay": ("controlplane.replay", "the loop offline and fast, on a full-information table"),
+    "lint": ("controlplane.lint_cli", "what is wrong or odd about a policy"),
     "plan": ("controlplane.plan_cli", "how long until a difference between versions is seen"),
     "import": ("controlplane.importing", "other systems' logs into a policy's log, or a table"),
     "leaderboard": ("controlplane.leaderboard", "rank arms by votes on pairs of answers"),

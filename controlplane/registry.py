@@ -11,7 +11,7 @@ import numpy as np
 import sqlalchemy as sa
 
 from controlplane import config as policy_config
-from controlplane import publishing, scorers
+from controlplane import linting, publishing, scorers
 from controlplane.config import PolicyConfig, check_learners, read_config
 from controlplane.errors import InvalidError, NotFoundError
 from controlplane.publishing import Publisher
@@ -172,7 +172,8 @@ def put_policy(
 
     Raises:
         NotFoundError: There is no such pool.
-        InvalidError: The pool has no arm, or the project too many policies.
+        InvalidError: The pool has no arm, the project too many policies, or the linter found an
+            error with which it could not serve.
     """
     policies.lock_project(connection, project_id)
     pool_id = _pool(connection, project_id, pool)
@@ -207,6 +208,7 @@ def put_policy(
         )
     elif _served(standing.pool_id, read_config(standing.config)) != _served(pool_id, config):
         publishing.republish(connection, publisher, found.id, reason="policy changed", now=now)
+    linting.refuse_breaking(connection, found)
     return found
 
 

@@ -176,29 +176,6 @@ class VerdictsAnswer(Answer):
     items: list[VerdictAnswer]
 
 
-class FindingOfLog(Answer):
-    """Whether a log can judge, by one diagnostic."""
-
-    name: str
-    value: float | None
-    bound: float | None
-    passed: bool
-    sentence: str
-
-
-class ComparisonAnswer(Answer):
-    """Two versions on one log: ``difference`` is the first minus the second, paired."""
-
-    first: int
-    second: int
-    judged: int
-    judged_on: tuple[int, int]
-    difference: dict[str, Any]
-    values: tuple[dict[str, Any], dict[str, Any]]
-    segments: dict[str, dict[str, Any]]
-    diagnostics: list[FindingOfLog]
-
-
 class VersionRow(Answer):
     """A version in a list."""
 
@@ -292,34 +269,6 @@ class ReleasesAnswer(Answer):
 
     items: list[ReleaseRow]
     next: int | None
-
-
-class OverrideAnswer(Answer):
-    """What a reaction put over a policy's own settings; ``value`` is the floor's."""
-
-    since: datetime
-    until: datetime
-    why: str
-    value: float | None = None
-
-
-class FindingAnswer(Answer):
-    """What a monitor saw, and what was done about it."""
-
-    id: UUID
-    monitor: str
-    severity: str
-    reaction: str
-    summary: str
-    numbers: dict[str, Any]
-    created_at: datetime
-
-
-class FindingsAnswer(Answer):
-    """Findings, newest first, and what stands now: ``frozen``, ``floor``."""
-
-    items: list[FindingAnswer]
-    overrides: dict[str, OverrideAnswer]
 
 
 class PublishedAnswer(Answer):

@@ -3,8 +3,9 @@
 from fastapi import APIRouter
 
 from controlplane import evaluating, registry
-from controlplane.api.answers import ComparisonAnswer, VerdictAnswer
+from controlplane.api.answers import VerdictAnswer
 from controlplane.api.auth import Publishing, Reader
+from controlplane.api.evidence_answers import ComparisonAnswer
 from controlplane.api.runtime import Api, now
 from controlplane.api.wire import Name, VersionNumber
 

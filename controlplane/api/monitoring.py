@@ -4,9 +4,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from controlplane import overrides, registry, watches
-from controlplane.api.answers import FindingAnswer, FindingsAnswer
+from controlplane import linting, overrides, registry, watches
 from controlplane.api.auth import Publishing, Reader
+from controlplane.api.evidence_answers import FindingAnswer, FindingsAnswer, LintAnswer
 from controlplane.api.runtime import Api, now
 from controlplane.api.wire import Name
 from controlplane.errors import ConflictError
@@ -29,6 +29,15 @@ def list_findings(
         standing = overrides.read(connection, found.id, now())
     items = [FindingAnswer.model_validate(row) for row in rows]
     return FindingsAnswer(items=items, overrides=standing)
+
+
+@router.get("/lint")
+def lint_policy(policy: Name, caller: Reader, api: Api) -> LintAnswer:
+    """What is wrong or odd about the policy, by what is declared and by its newest decisions."""
+    with api.engine.connect() as connection:
+        found = registry.find_policy(connection, caller.project_id, policy)
+        told = linting.lint_policy(connection, found, now=now())
+    return LintAnswer.model_validate(told.as_json())
 
 
 @router.post("/unfreeze")

@@ -42,6 +42,7 @@ ALLOWED = {
     "PUT /v1/policies/{policy}/aliases/champion": PUBLISHERS,
     "POST /v1/policies/{policy}/rollback": PUBLISHERS,
     "GET /v1/policies/{policy}/findings": READERS,
+    "GET /v1/policies/{policy}/lint": READERS,
     "POST /v1/policies/{policy}/unfreeze": PUBLISHERS,
     "GET /v1/policies/{policy}/aliases/challenger": READERS,
     "PUT /v1/policies/{policy}/aliases/challenger": PUBLISHERS,

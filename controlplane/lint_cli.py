@@ -1,0 +1,82 @@
+"""`pointsman lint`: what is wrong or odd about a policy as it stands."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import sqlalchemy as sa
+
+from controlplane import keys, linting, registry
+from controlplane.errors import ControlPlaneError, NotFoundError
+from controlplane.linter import Lint
+from controlplane.settings import read_settings
+from controlplane.up import running_database
+from storage import projects
+from storage.embedded import Embedded, EmbeddedError
+from storage.engine import connect
+from storage.migrate import SchemaError, require
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``pointsman lint``; 0 without an error, 1 with one, 2 where nothing could be read."""
+    given = _parser().parse_args(argv)
+    try:
+        found = _find(given)
+    except (ControlPlaneError, EmbeddedError, SchemaError) as error:
+        sys.stderr.write(f"pointsman lint: {error}\n")
+        return 2
+    except sa.exc.OperationalError as error:
+        sys.stderr.write(f"pointsman lint: the database does not answer: {error.orig}\n")
+        return 2
+    sys.stdout.write((json.dumps(found.as_json()) if given.json else render(found)) + "\n")
+    return 1 if found.errors else 0
+
+
+def render(found: Lint) -> str:
+    """The findings for people."""
+    lines = [
+        f"{one.severity}: {one.sentence} ({one.field}, {one.code}); {one.remedy}"
+        for one in found.findings
+    ]
+    return "\n".join(lines or ["nothing is wrong or odd"])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="pointsman lint", description=__doc__)
+    parser.add_argument("--policy", required=True, help="which policy")
+    parser.add_argument(
+        "--project", default=keys.DEFAULT_PROJECT, help=f"default: {keys.DEFAULT_PROJECT}"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    return parser
+
+
+def _find(given: argparse.Namespace) -> Lint:
+    settings = read_settings()
+    if settings.database_url is not None:
+        return _read(given, settings.database_url.get_secret_value())
+    running = running_database(settings.data)
+    if running is not None:
+        return _read(given, running)
+    with Embedded(settings.data, redis=False) as services:
+        return _read(given, services.database_url)
+
+
+def _read(given: argparse.Namespace, url: str) -> Lint:
+    engine = connect(url, pool_size=1)
+    try:
+        with engine.connect() as connection:
+            require(connection)
+            project = projects.find_project(connection, given.project)
+            if project is None:
+                raise NotFoundError(f"project {given.project!r} does not exist")
+            policy = registry.find_policy(connection, project, given.policy)
+            return linting.lint_policy(connection, policy, now=datetime.now(UTC))
+    finally:
+        engine.dispose()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
