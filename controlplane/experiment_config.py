@@ -12,6 +12,8 @@ from controlplane.lineups import CANARY
 from learners.lineup import MAX_VARIANTS, Unit
 
 REWARD = "reward"
+ENDED = "ended"
+"""How an experiment stands that nobody had to stop."""
 MAX_GUARDRAILS = 16
 MAX_DAYS = 90.0
 MAX_NAME = 128

@@ -18,7 +18,7 @@ import structlog
 
 from controlplane import experiment_numbers, planning, publishing
 from controlplane.errors import ConflictError, InvalidError, NotFoundError
-from controlplane.experiment_config import ExperimentConfig, as_json, read_config
+from controlplane.experiment_config import ENDED, ExperimentConfig, as_json, read_config
 from controlplane.lineups import cast_of, crowd
 from controlplane.publishing import CHAMPION, Publisher
 from controlplane.release_plan import canaries
@@ -29,7 +29,7 @@ from storage import experiment_rows, policies, releases, versions
 from storage.policies import StoredPolicy
 from storage.releases import StoredExperiment
 
-RUNNING, STOPPED, ENDED = "running", "stopped", "ended"
+RUNNING, STOPPED = "running", "stopped"
 """It runs; a person stopped it; it ended by itself."""
 PLANNED_ROWS = 20_000
 """At which intervals are tightest where no plan could be made."""

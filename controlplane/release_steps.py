@@ -11,6 +11,7 @@ import structlog
 from controlplane import publishing
 from controlplane.candidates import FAILURES
 from controlplane.errors import ControlPlaneError, NotFoundError
+from controlplane.experiment_config import ENDED
 from controlplane.publishing import ROLLBACK, Publisher
 from controlplane.release_config import read_rules
 from controlplane.release_entry import COMPLETED, REVERTED
@@ -106,7 +107,12 @@ def send_back(
     release: StoredRelease,
     reason: str,
 ) -> StoredRelease:
-    """End a release; where its version is the champion already, the one before serves again."""
+    """End a release; where its version is the champion already, the one before serves again.
+
+    What has gone back decides for no experiment's units either.
+    """
+    if not release.state.get("late"):
+        _withdraw(means, release)
     ended = replace(release, status=REVERTED, reason=reason, ended_at=means.now)
     if release.status != WATCHING:
         return end(means, release, REVERTED, reason)
@@ -121,6 +127,18 @@ def send_back(
     )
     log.warning("release.reverted", release=release.number, reason=reason)
     return ended
+
+
+def _withdraw(means: Means, release: StoredRelease) -> None:
+    """End the experiments that serve the release's version; hold what is published back."""
+    for one in stored.list_experiments(means.connection, release.policy_id, running=True):
+        if release.version not in {variant["version"] for variant in one.spec["split"]["variants"]}:
+            continue
+        why = f"release {release.number} sent back version {release.version}"
+        state = {**one.state, "reason": why, "look_at": None}
+        ended = replace(one, status=ENDED, state=state, ended_at=means.now)
+        stored.put_experiment(means.connection, ended)
+        log.info("experiment.ended", experiment=one.name, reason=why)
 
 
 def end(

@@ -364,6 +364,32 @@ def test_a_release_whose_stages_no_reward_could_pass_does_not_begin(engine: sa.E
     assert way.start(number, rollout=1.0).plan["reward_version"] == 0
 
 
+def experiment(way: Way, split: Split) -> StoredExperiment:
+    identifier = uuid7(way.now, split.name.encode() * ENTROPY_BYTES)
+    spec = {"split": split.as_json()}
+    return StoredExperiment(
+        identifier, way.world.policy.id, split.name, spec, "running", {}, None, way.now, None
+    )
+
+
+def test_what_is_sent_back_decides_for_no_experiment_either(engine: sa.Engine) -> None:
+    way = Way(engine)
+    bad, other = way.add_version("b"), way.add_version("c")
+    with engine.begin() as connection:
+        for name, number, start in (("x", bad, 0.0), ("y", other, 0.2)):
+            both = (Variant("a", 0.5), Variant("b", 0.5, number))
+            split = Split(name, name, "session", both, start=start, end=start + 0.2)
+            stored.add_experiment(connection, experiment(way, split))
+    policy = way.start(bad).policy_id
+    assert [split.name for split in way.world.bundle().lineup.splits] == ["x", "y"]
+    with engine.begin() as connection:
+        releases.revert(connection, PUBLISHER, policy, 1, by="a person", now=way.now)
+        ended = stored.list_experiments(connection, policy)[1]
+    assert [split.name for split in way.world.bundle().lineup.splits] == ["y"]
+    assert (ended.name, ended.status) == ("x", "ended")
+    assert ended.state["reason"] == f"release 1 sent back version {bad}"
+
+
 @pytest.mark.parametrize(("unit", "parts"), [("session", [1.0]), ("request", [0.4, 0.6])])
 def test_no_canary_begins_where_experiments_hold_every_request(
     engine: sa.Engine, unit: Unit, parts: list[float]
@@ -375,14 +401,7 @@ def test_no_canary_begins_where_experiments_hold_every_request(
             both = (Variant("a", 0.5), Variant("b", 0.5))
             split = Split(name, name, unit, both, start=end, end=end + part)
             end += part
-            identifier = uuid7(way.now, name.encode() * ENTROPY_BYTES)
-            stored.add_experiment(
-                connection,
-                StoredExperiment(
-                    identifier, way.world.policy.id, name, {"split": split.as_json()}, "running",
-                    {}, None, way.now, None,
-                ),
-            )  # fmt: skip
+            stored.add_experiment(connection, experiment(way, split))
     with pytest.raises(ConflictError, match="holds every request"):
         way.start(number)
     assert way.start(number, rollout=1.0).status == "watching"
