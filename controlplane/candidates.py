@@ -157,7 +157,7 @@ def weigh(
             champion_version=champion.version,
             look=look,
             candidates=len(candidates),
-            diagnostics=judge.diagnostics(candidate.scorer, own, config.floor),
+            diagnostics=judge.diagnostics(candidate.scorer, own, config),
             segments=judge.by_segment(own, standing, config, level, spread),
         )
 
@@ -188,6 +188,7 @@ class Log:
     and counts by its prediction alone. Dropping it would overstate every policy.
 
     ``standing_x`` is as the champion reads the rows. Those of one session or episode are a cluster.
+    ``position`` is that of all rows, also of those that nobody can be judged by.
     """
 
     log: Interactions
@@ -195,6 +196,7 @@ class Log:
     contexts: list[Context]
     in_service: NDArray[np.bool_]
     clusters: NDArray[np.int64] | None
+    position: NDArray[np.int64]
 
     @classmethod
     def of(cls, rows: Sequence[Interaction], arms: tuple[str, ...], read: RoundLog) -> "Log":
@@ -207,7 +209,8 @@ class Log:
         mask = np.zeros(len(arms) + len(retired), dtype=np.bool_)
         mask[: len(arms)] = True
         contexts = [row.context for row in usable]
-        return cls(log, read.encoded(usable, 1), contexts, mask, clusters_of(usable))
+        position = np.array([row.position for row in rows], dtype=np.int64)
+        return cls(log, read.encoded(usable, 1), contexts, mask, clusters_of(usable), position)
 
     def evaluate(
         self, x: NDArray[np.float64], scorer: Scorer, predicted: NDArray[np.float64]
@@ -228,12 +231,16 @@ class Log:
             )
         return distribution
 
-    def diagnostics(self, scorer: Scorer, own: Evaluation, floor: float) -> tuple[Finding, ...]:
+    def diagnostics(
+        self, scorer: Scorer, own: Evaluation, config: PolicyConfig
+    ) -> tuple[Finding, ...]:
         """Whether these rows can say anything of a policy; what only its floor tries may be new."""
+        distribution = self.distribution(self.log.x, scorer)
         return (
-            diagnostics.support(self.log, self.distribution(self.log.x, scorer), most=floor + 0.01),
+            diagnostics.support(self.log, distribution, most=config.floor + 0.01),
             diagnostics.concentration(own.weights, most=MOST_CONCENTRATED),
             diagnostics.arm_calibration(self.log),
+            diagnostics.unjudged(self.position, most=config.gate.max_unjudged),
         )
 
     def by_segment(

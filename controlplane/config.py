@@ -64,6 +64,8 @@ class GateConfig:
         share: part of the log, the newest, that judges; the older part trains.
         min_judged: judged interactions that a verdict needs.
         min_effective_n: floor of the effective sample size of the importance weights.
+        max_unjudged: share of the judging part's decisions that may lack what judges: a reward, a
+            propensity, a context of the policy's form. 1 where feedback is rare by nature.
         margin: how much better than the champion and the best fixed arm, in units of reward.
         alpha: chance of releasing a version that is no better, over all looks at one champion.
     """
@@ -75,6 +77,7 @@ class GateConfig:
     share: float = 0.4
     min_judged: int = 200
     min_effective_n: float = 50.0
+    max_unjudged: float = 1.0
     margin: float = 0.0
     alpha: float = 0.05
 
@@ -86,6 +89,7 @@ class GateConfig:
             "share": 0.1 <= self.share <= 0.9,
             "min_judged": self.min_judged >= 2,
             "min_effective_n": self.min_effective_n >= 1,
+            "max_unjudged": 0 <= self.max_unjudged <= 1,
             "margin": math.isfinite(self.margin),
             "alpha": 0 < self.alpha <= 0.5,
         }

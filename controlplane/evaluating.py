@@ -85,7 +85,7 @@ class Bench:
         return (
             diagnostics.effective_size(own.weights, least=least, clusters=own.clusters),
             diagnostics.mean_weight(own),
-            *self.log.diagnostics(self.scorers[0], own, self.config.floor),
+            *self.log.diagnostics(self.scorers[0], own, self.config),
         )
 
 

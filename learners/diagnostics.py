@@ -323,6 +323,26 @@ def unjoined(
     )
 
 
+def unjudged(position: Ints, *, most: float = 1.0) -> Finding:
+    """Of a log's joined decisions, from the first judged to the last, how many cannot judge.
+
+    Args:
+        position: of the judged rows in the log, which gives one to each joined decision, ``(n,)``.
+        most: share that may lack a reward, a propensity or a context of the right form.
+    """
+    there = np.unique(position)
+    every = int(there[-1] - there[0]) + 1 if len(there) else 0
+    lacking = every - len(there)
+    share = lacking / every if every else 0.0
+    return _at_most(
+        "unjudged",
+        share,
+        most,
+        f"{lacking:,} of {every:,} decisions ({share:.1%}) lack a reward, a propensity or a "
+        "context of the policy's form",
+    )
+
+
 def logging_changes(versions: NDArray[Any], *, most: float | None = None) -> Finding:
     """Which policies served the log, and how much of it another one than the commonest.
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from controlplane.candidates import MIN_TRIED, Candidate, Incumbent, train, weigh
-from controlplane.config import LearnerConfig, PolicyConfig, QualityConfig
+from controlplane.config import GateConfig, LearnerConfig, PolicyConfig, QualityConfig
 from controlplane.round_log import RoundLog, preferences
 from learners.errors import LearnersError
 from learners.exploration import Exploration
@@ -161,6 +161,29 @@ def test_rows_of_one_session_or_episode_count_as_one(unit: str) -> None:
         assert found_.standard_error == pytest.approx(truth.standard_error, rel=0.05)
         assert found_.effective_n == pytest.approx(truth.effective_n)
         assert naive.effective_n == pytest.approx(4 * truth.effective_n)
+
+
+def test_a_judging_part_of_which_too_much_cannot_judge_is_refused_where_asked() -> None:
+    (linucb, fixed), _ = train(
+        gamed_log(),
+        PolicyConfig(features=FEATURES, learners=(LearnerConfig("linucb"),)),
+        ARMS,
+        seed=0,
+    )
+    rows = [replace(row, position=3 * row.position) for row in newer_log()]
+    passed = {}
+    for most in (1.0, 0.5):
+        config = PolicyConfig(
+            features=FEATURES,
+            learners=(LearnerConfig("linucb"),),
+            gate=GateConfig(max_unjudged=most),
+        )
+        found, _ = weighed([linucb, fixed], config, Incumbent(7, fixed.scorer), rows)
+        assert found[0][1] is not None
+        (one,) = [each for each in found[0][1].diagnostics if each.name == "unjudged"]
+        assert one.value == pytest.approx(2 / 3, abs=1e-3)
+        passed[most] = one.passed
+    assert passed == {1.0: True, 0.5: False}
 
 
 def test_a_round_whose_baseline_or_champion_overflows_fails() -> None:

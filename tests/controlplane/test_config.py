@@ -67,6 +67,7 @@ def test_the_best_fixed_arm_is_always_a_candidate_and_once() -> None:
         ({"gate": {"min_interactions": 1}}, "gate.min_interactions"),
         ({"gate": {"min_judged": 1}}, "gate.min_judged"),
         ({"gate": {"min_effective_n": 0}}, "gate.min_effective_n"),
+        ({"gate": {"max_unjudged": 1.5}}, "gate.max_unjudged"),
         ({"colour": "red"}, "colour"),
     ],
 )

@@ -224,6 +224,16 @@ def test_only_decisions_whose_wait_is_over_can_lack_a_reward():
     assert diagnostics.unjoined(at, joined, wait_s=1000.0, now=100.0).value == 0
 
 
+def test_decisions_between_judged_ones_that_cannot_judge_refuse_only_where_asked():
+    position = np.array([5, 6, 9, 14])
+    assert diagnostics.unjudged(position).passed
+    found = diagnostics.unjudged(position, most=0.5)
+    assert not found.passed
+    assert found.value == pytest.approx(0.6)
+    assert found.sentence.startswith("6 of 10 decisions (60.0%) lack a reward")
+    assert diagnostics.unjudged(np.empty(0, np.int64), most=0.0).passed
+
+
 def test_a_change_of_the_logging_policy_refuses_only_where_asked():
     versions = np.array(["v3"] * 6 + ["v4"] * 4)
     found = diagnostics.logging_changes(versions)
