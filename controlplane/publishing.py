@@ -22,6 +22,8 @@ from storage import policies, versions
 from storage.versions import StoredBundle, StoredVersion
 
 CHAMPION = "champion"
+MONITOR = "monitor"
+"""The verdict of a stage that sent its version back."""
 LATE = "late"
 """The verdict of a stage whose time was over: it says nothing against its version."""
 ROLLBACK = "rollback from version"
@@ -96,7 +98,7 @@ def promote(
 def admit(
     connection: sa.Connection, policy_id: UUID, number: int, *, now: datetime | None = None
 ) -> None:
-    """Let a version serve: its newest verdict has passed, or it has served before.
+    """Let a version serve: its newest verdict has passed, or it has served and no monitor objected.
 
     Raises:
         InvalidError: There is no such version.
@@ -105,12 +107,14 @@ def admit(
     """
     if versions.find_version(connection, policy_id, number) is None:
         raise InvalidError("version", f"version {number} does not exist")
-    if number in [version for version, _ in versions.service_history(connection, policy_id)]:
+    said = versions.list_verdicts(connection, policy_id, version=number)
+    verdicts = [one for one in said if one.gate not in {LATE, EVALUATION}]
+    objected = any(one.gate == MONITOR for one in verdicts[:1])
+    history = versions.service_history(connection, policy_id)
+    if not objected and number in [version for version, _ in history]:
         return
     if now is not None:
         overrides.refuse_frozen(connection, policy_id, now)
-    said = versions.list_verdicts(connection, policy_id, version=number)
-    verdicts = [one for one in said if one.gate not in {LATE, EVALUATION}]
     if not verdicts:
         raise GateError(f"version {number} has no verdict yet", [])
     if not verdicts[0].passed:

@@ -58,7 +58,6 @@ from storage.policies import StoredPolicy
 from storage.releases import StoredRelease
 from storage.versions import StoredBundle, StoredVerdict
 
-MONITOR = "monitor"
 LOOK_S = 2.0
 COST_FACTOR = 10.0
 """A look costs at most this part of the time until the next one."""
@@ -326,7 +325,7 @@ def _follow(means: Means, release: StoredRelease, looked: _Looked, *, halted: bo
     verdict, name = looked.ruling.verdict, stage_name(release)
     action = looked.ruling.action
     if action == "revert":
-        _note(means, release, publishing.LATE if looked.ruling.late else MONITOR, looked)
+        _note(means, release, publishing.LATE if looked.ruling.late else publishing.MONITOR, looked)
         send_back(means, release, f"{name}: {verdict.summary}")
     elif action == "pass" and release.status == WATCHING:
         _note(means, release, name, looked)

@@ -278,7 +278,9 @@ def test_a_new_champion_that_breaks_goes_back_to_the_one_before_and_promotion_st
     assert way.world.policy.config["auto_promote"] is True
     with engine.connect() as connection:
         history = versions.service_history(connection, way.world.policy.id)
-    assert publishing.predecessor(history) is None, "nobody rolls back to what was sent back"
+        assert publishing.predecessor(history) is None, "nobody rolls back to what was sent back"
+        with pytest.raises(GateError, match="version 2 may not serve: watch: sent back"):
+            publishing.admit(connection, way.world.policy.id, 2)
 
 
 def test_a_shadow_that_cannot_score_is_sent_back(engine: sa.Engine) -> None:
