@@ -43,10 +43,12 @@ def test_a_tick_finds_joins_and_then_a_round_and_the_better_version_is_published
 
 def test_work_that_is_done_is_not_found_again(log: Log) -> None:
     log.grow(10)
-    with log.engine.begin() as connection:
-        assert agenda.find(connection, datetime.now(UTC)) == [Due(log.policy, work.JOIN)]
-    with work.lease(log.engine, Due(log.policy, work.JOIN), "test", datetime.now(UTC)):
-        agenda.settle(log.engine, log.policy, datetime.now(UTC))
+    for kind in (work.JOIN, work.WATCH):  # what has been joined is looked at by the monitors
+        due = Due(log.policy, kind)
+        with log.engine.begin() as connection:
+            assert agenda.find(connection, datetime.now(UTC)) == [due]
+        with work.lease(log.engine, due, "test", datetime.now(UTC)):
+            agenda.perform(log.engine, log.publisher, due)
     with log.engine.begin() as connection:
         assert agenda.find(connection, datetime.now(UTC)) == []
 
