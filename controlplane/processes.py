@@ -63,8 +63,8 @@ def whole() -> Iterator[None]:
     finally:
         for sent, handler in before.items():
             signal.signal(sent, handler)
-        for sent in came[:1]:
-            signal.raise_signal(sent)
+        for number in came[:1]:
+            signal.raise_signal(number)
 
 
 class Process:

@@ -14,7 +14,6 @@ from learners.bundle import (
     MAX_SIGNATURES,
     MAX_SIGNATURES_BYTES,
     Bundle,
-    Golden,
     key_id,
     seal,
     unseal,
@@ -22,6 +21,7 @@ from learners.bundle import (
 from learners.errors import BundleError, SpecError
 from learners.exploration import Exploration
 from learners.features import Feature, Schema, canonical_json
+from learners.lineup import Golden
 from learners.records import Arm, Card, Context
 from learners.scorers.linear import Linear
 

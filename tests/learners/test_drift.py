@@ -98,7 +98,7 @@ def test_arms_whose_differences_hold_or_are_merely_too_large_are_hardly_ever_nam
     for seed in range(10):
         arm, advantage, residual = worlds(5_000, False, seed)
         residual = residual - (1.0 - kept) * advantage
-        named += drift.Contrast(np.zeros(2)).after(arm, advantage, residual).changed.any()
+        named += int(drift.Contrast(np.zeros(2)).after(arm, advantage, residual).changed.any())
     assert named <= 1
 
 
