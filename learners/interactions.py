@@ -201,7 +201,12 @@ def clusters_of(rows: Sequence[Interaction]) -> NDArray[np.int64] | None:
             there = column >= 0
             first = np.full(int(column.max()) + 1, len(rows), dtype=np.int64)
             np.minimum.at(first, column[there], found[there])
-            found[there] = first[column[there]]
+            least = first[column[there]]
+            # A number is that of a row, whose own is lowered too: long chains end in few rounds.
+            np.minimum.at(found, found[there], least)
+            found[there] = np.minimum(found[there], least)
+        some = found >= 0
+        found[some] = found[found[some]]
     return found
 
 

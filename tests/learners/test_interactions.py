@@ -52,7 +52,9 @@ def test_rows_of_one_session_or_episode_belong_together_also_by_way_of_others():
     found = clusters_of(rows)
     assert found is not None
     assert found.tolist() == [0, -1, 2, 2, 2, 5, -1]
-    chain = [replace(ROW, session_id=str(i // 2), episode_id=str((i + 1) // 2)) for i in range(40)]
+    chain = [
+        replace(ROW, session_id=str(i // 2), episode_id=str((i + 1) // 2)) for i in range(4_000)
+    ]
     found = clusters_of(chain)
     assert found is not None
     assert set(found.tolist()) == {0}
