@@ -130,6 +130,23 @@ def admit(
         )
 
 
+def check_evaluation(
+    connection: sa.Connection, policy_id: UUID, number: int, identifier: UUID | None
+) -> None:
+    """Let nothing rest on an evaluation of something else.
+
+    Raises:
+        InvalidError: It is no verdict on this version.
+    """
+    if identifier is None or versions.has_verdict(connection, policy_id, number, identifier):
+        return
+    raise InvalidError(
+        "evaluation_id",
+        f"evaluation_id {identifier} is no evaluation of version {number}: leave it out, or give "
+        "the id of one of its verdicts",
+    )
+
+
 def republish(
     connection: sa.Connection, publisher: Publisher, policy_id: UUID, *, reason: str, now: datetime
 ) -> StoredBundle | None:

@@ -363,6 +363,14 @@ def list_verdicts(
     return [StoredVerdict(**row) for row in connection.execute(query).mappings()]
 
 
+def has_verdict(connection: sa.Connection, policy_id: UUID, number: int, identifier: UUID) -> bool:
+    """Whether a verdict is of this version."""
+    query = sa.select(verdicts.c.version).where(
+        verdicts.c.policy_id == policy_id, verdicts.c.id == identifier
+    )
+    return connection.scalars(query).one_or_none() == number
+
+
 def add_round(connection: sa.Connection, done: StoredRound) -> None:
     """Store a finished round."""
     connection.execute(sa.insert(rounds).values(**asdict(done)))

@@ -108,6 +108,7 @@ def put_challenger(
         versions.lock_policy(connection, found.id)
         expected(if_match, _newest(connection, found))
         release_entry.admit(connection, found.id, body.version, now=now())
+        publishing.check_evaluation(connection, found.id, body.version, body.evaluation_id)
         service.start(
             connection,
             api.publisher,

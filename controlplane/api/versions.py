@@ -123,6 +123,7 @@ def put_champion(
         if standing is not None and standing[0] == body.version:
             return _champion(connection, found, response)
         publishing.admit(connection, found.id, body.version, now=now())
+        publishing.check_evaluation(connection, found.id, body.version, body.evaluation_id)
         releases.give_way(connection, found.id, body.version, by=caller.source, now=now())
         publishing.promote(
             connection,

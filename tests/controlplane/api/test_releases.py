@@ -65,8 +65,12 @@ def test_what_has_not_passed_or_was_sent_back_is_422_with_each_failed_check(api:
 def test_a_rollout_begins_at_its_share_and_keeps_the_evaluation(api: Api) -> None:
     api.declare(release=LADDER)
     number = api.add_version(passed=True)
-    evaluation = "0195c1f4-6c00-7a3e-9d43-2f6f3c0a9b11"
-    body = {"version": number, "rollout": 0.2, "evaluation_id": evaluation}
+    [verdict] = api.ok("GET", f"{BASE}/verdicts?version={number}")["items"]
+    body = {"version": number, "rollout": 0.2, "evaluation_id": verdict["id"]}
+    for alias in ("champion", "challenger"):
+        unknown = {"version": number, "evaluation_id": "0195c1f4-6c00-7a3e-9d43-2f6f3c0a9b11"}
+        refused = api("PUT", f"{BASE}/aliases/{alias}", unknown, if_match="*")
+        assert (refused.status_code, refused.json()["field"]) == (422, "evaluation_id")
     api.ok("PUT", CHALLENGER, body, if_match="*")
     release = api.ok("GET", f"{BASE}/releases/1")
     assert (release["stages"], release["stage_name"]) == ([0.2, 0.5, 1.0], "canary 20 %")
