@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import shlex
 import signal
 import socket
 import sys
@@ -272,6 +273,8 @@ def banner(addresses: Addresses, database: str) -> str:
     paste = f"export API={addresses.api} EDGE={addresses.edge}"
     if addresses.admin_key:
         paste += f" KEY={addresses.admin_key}"
+    if os.environ.get("POINTSMAN_DATA_DIR"):
+        paste += f" POINTSMAN_DATA_DIR={shlex.quote(str(addresses.data))}"
     return "\n".join(
         (
             *(f"  note       {note}" for note in addresses.notes),

@@ -74,6 +74,7 @@ def test_up_takes_free_ports_shows_the_key_once_keeps_the_data_and_stops_on_ctrl
         assert not api.endswith(":8080")
         for port in (8080, 8081):
             assert f"port {port} is taken" in first.read()
+        assert f" KEY={key} POINTSMAN_DATA_DIR={short_path}\n" in first.read()
         headers = {"authorization": f"Bearer {key}"}
         assert httpx.get(f"{first.address('edge')[:-3]}/healthz").status_code == 200
         metric = httpx.put(f"{api}/v1/metrics/thumbs", json={"type": "boolean"}, headers=headers)
