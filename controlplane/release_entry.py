@@ -17,6 +17,8 @@ from storage.releases import StoredRelease
 REVERTED, COMPLETED = "reverted", "completed"
 ROUND = "round"
 """Of a release's plan: the round that began it."""
+UNDER_WAY = "is under way"
+"""How the reason ends that a round's version waits for another release."""
 REMEMBERED = 200
 """Releases that are looked back at."""
 
@@ -38,7 +40,7 @@ def too_soon(
         return f"the policy is {held}"
     running = releases.running_release(connection, policy_id)
     if running is not None and not yields(connection, running, gain):
-        return f"release {running.number} of version {running.version} is under way"
+        return f"release {running.number} of version {running.version} {UNDER_WAY}"
     in_a_row = reverts_in_a_row(releases.list_releases(connection, policy_id, limit=REMEMBERED))
     if not in_a_row:
         return None

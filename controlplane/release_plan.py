@@ -1,6 +1,7 @@
 """What a release is begun with: its stages, its rules, and that somebody could pass them."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -8,7 +9,8 @@ import sqlalchemy as sa
 from controlplane import lineups, watching
 from controlplane.config import read_config
 from controlplane.errors import ConflictError, InvalidError
-from controlplane.release_config import ReleaseConfig, as_json
+from controlplane.release_config import GUARDRAILS, Guardrail, ReleaseConfig, as_json
+from learners.rewards import RewardFunction
 from storage import policies
 from storage.policies import StoredPolicy
 
@@ -28,7 +30,9 @@ def plan_of(connection: sa.Connection, policy: StoredPolicy, rollout: float | No
             reward can come in a stage's time.
         ConflictError: Experiments hold every request.
     """
+    reward = policies.newest_reward(connection, policy.id)
     rules = read_config(policy.config).release
+    rules = replace(rules, guardrails=guardrails_of(rules, reward[1] if reward else None))
     unknown = watching.unmeasurable(connection, policy, rules.guardrails)
     if unknown:
         raise InvalidError(
@@ -37,7 +41,6 @@ def plan_of(connection: sa.Connection, policy: StoredPolicy, rollout: float | No
             f"/v1/metrics/{unknown[0]} first",
         )
     shares = _shares(rules, rollout)
-    reward = policies.newest_reward(connection, policy.id)
     if reward is None and shares[0] < 1:
         raise InvalidError(
             "reward", "the policy has no reward to compare versions by: declare one first"
@@ -60,6 +63,18 @@ def plan_of(connection: sa.Connection, policy: StoredPolicy, rollout: float | No
         "rules": as_json(rules),
         "reward_version": reward[0] if reward else 0,
     }
+
+
+def guardrails_of(rules: ReleaseConfig, reward: Json | None) -> tuple[Guardrail, ...]:
+    """What must not become worse, by the declared rules and the reward as it is stored.
+
+    A mean that the reward itself prices is no guardrail unless it was asked for: a version that
+    spends more and earns more after that cost is better by the policy's own word.
+    """
+    if rules.guardrails != GUARDRAILS or reward is None:
+        return rules.guardrails
+    priced = RewardFunction.from_json(reward).metrics
+    return tuple(one for one in GUARDRAILS if one.kind != "mean" or one.metric not in priced)
 
 
 def canaries(shares: Iterable[float]) -> bool:

@@ -159,6 +159,9 @@ def _held(
             and row["lease_until"] > now
         ):
             return "a round compares with the champion"
+    newest = versions.newest_round(connection, policy_id)
+    if newest is not None and str(newest.summary.get("held")).endswith(release_entry.UNDER_WAY):
+        return "the newest round's version waited for a release: the next one comes first"
     return release_entry.too_soon(connection, policy_id, config.release, now)
 
 

@@ -214,3 +214,20 @@ def test_a_revision_has_to_be_watched() -> None:
         from_json({"revise": {"every_s": 60}, "release": {"watch_decisions": 0}})
     with pytest.raises(InvalidError, match=r"revise\.max_shift"):
         from_json({"revise": {"max_shift": 0}})
+
+
+def test_a_round_whose_version_had_to_wait_comes_before_the_next_revision(
+    engine: sa.Engine,
+) -> None:
+    learnt = Learnt(engine)
+    learnt.grow()
+    with engine.begin() as connection:
+        newest = versions.newest_round(connection, learnt.world.policy.id)
+        assert newest is not None
+        held = {**newest.summary, "held": "release 3 of version 7 is under way"}
+        versions.add_round(connection, replace(newest, number=newest.number + 1, summary=held))
+    assert learnt.revise() is None
+    with engine.begin() as connection:
+        freed = {**newest.summary, "held": None}
+        versions.add_round(connection, replace(newest, number=newest.number + 2, summary=freed))
+    assert learnt.revise() is not None
