@@ -23,6 +23,7 @@ from controlplane.api.policies import status_of
 from controlplane.api.releases import row_of
 from controlplane.api.runtime import Api, Runtime, now
 from controlplane.api.versions import verdicts_of
+from controlplane.lineups import SHADOWS
 from controlplane.publishing import EVALUATION
 from storage import edges, policies, releases, versions
 from storage.policies import StoredPolicy
@@ -71,6 +72,8 @@ class Card:
     status: StatusAnswer
     chart: charts.Line | None
     versions: list[dict[str, Any]]
+    learner: str
+    shadows: dict[str, int]
     verdicts: list["Judgement"]
     release: ReleaseRow | None
     experiments: list[experiment_cards.ExperimentCard]
@@ -91,12 +94,6 @@ class Card:
         said = [one.verdict for one in self.verdicts if one.verdict.gate != EVALUATION]
         passed = [verdict.version for verdict in said if verdict.passed]
         return sorted(candidates.intersection(passed))
-
-    @property
-    def learner(self) -> str:
-        """The champion's learner."""
-        champion = self.status.champion.version if self.status.champion else None
-        return next((row["learner"] for row in self.versions if row["number"] == champion), "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,11 +173,15 @@ def card(connection: sa.Connection, policy: StoredPolicy) -> Card:
     """Read what the page shows of a policy."""
     status = status_of(connection, policy)
     said = verdicts_of(connection, policy, limit=MAX_VERDICTS)
+    champion = status.champion.version if status.champion else 0
+    watching = {alias: versions.find_alias(connection, policy.id, alias) for alias in SHADOWS}
     return Card(
         policy=policy,
         status=status,
         chart=charts.line(status.rewards),
         versions=versions.list_versions(connection, policy.id, limit=MAX_VERSIONS),
+        learner=versions.learners_of(connection, policy.id, [champion]).get(champion, ""),
+        shadows={alias: found[0] for alias, found in watching.items() if found},
         verdicts=[judgement(verdict) for verdict in said],
         release=next(map(row_of, releases.list_releases(connection, policy.id, limit=1)), None),
         experiments=experiment_cards.cards(connection, policy),

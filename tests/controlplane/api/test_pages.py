@@ -66,6 +66,18 @@ def test_the_page_shows_the_release_with_its_stage_and_why_it_ended(api: Api) ->
     assert "sent back by key:admin key" in shown
 
 
+def test_the_page_names_the_champions_learner_and_who_watches_however_many_came_since(
+    api: Api,
+) -> None:
+    api.declare()
+    made = [api.add_version(passed=True) for _ in range(pages.MAX_VERSIONS)]
+    api.ok("PUT", "/v1/policies/chat/aliases/shadow-2", {"version": made[0]}, if_match="*")
+    shown = page(api).text
+    assert "uniform, serial" in shown
+    assert f"shadow-2 v{made[0]}" in shown
+    assert f"{made[-2]}, {made[-1]} passed and wait for a person" in shown
+
+
 @pytest.mark.parametrize("scope", ["ingest", "edge"])
 def test_a_key_that_may_not_read_is_not_signed_in(api: Api, scope: str) -> None:
     answer = login(api, api.tokens[scope])
