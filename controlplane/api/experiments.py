@@ -160,7 +160,7 @@ def create_experiment(
         if preview:
             response.status_code = 200
             made = service.prepare(connection, found, body, by=caller.source, now=at)
-            return answer(made, policy)
+            return answer(made, policy).model_copy(update={"status": "preview"})
 
         def act() -> dict[str, Any]:
             made = service.create(connection, api.publisher, found, body, by=caller.source, now=at)

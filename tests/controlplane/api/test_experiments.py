@@ -63,6 +63,7 @@ def test_a_preview_shows_part_and_plan_and_begins_nothing(api: Api) -> None:
     number = ready(api)
     serve(api)
     answer = api("POST", f"{BASE}?preview=true", body(number, metric="cost_usd", difference=1e-4))
+    assert answer.json()["status"] == "preview"
     assert answer.status_code == 200
     [plan] = answer.json()["plan"]["plans"]
     assert plan["method"] == "ab"
