@@ -16,15 +16,15 @@ import sqlalchemy as sa
 from controlplane import keys
 from controlplane.errors import ControlPlaneError, NotFoundError
 from controlplane.importing_tables import write_tables
+from controlplane.installation import database_of
 from controlplane.settings import read_settings
-from controlplane.up import running_database
 from feedback.imports.files import ImportFileError, records
 from feedback.imports.recording import BATCH, Brought, Target, arm_names, bring
 from feedback.imports.rows import Account, Reader, Row, time_of
 from feedback.metrics import Metric
 from learners.bundle import arm_from_json
 from storage import policies, projects
-from storage.embedded import Embedded, EmbeddedError
+from storage.embedded import EmbeddedError
 from storage.engine import connect
 from storage.migrate import SchemaError, require
 
@@ -117,14 +117,8 @@ def _pairs(option: str, given: Sequence[str]) -> dict[str, str]:
 
 
 def _bring_all(options: argparse.Namespace, rows: Iterator[Row], account: Account) -> Brought:
-    settings = read_settings()
-    if settings.database_url is not None:
-        return _bring(options, rows, account, settings.database_url.get_secret_value())
-    running = running_database(settings.data)
-    if running is not None:
-        return _bring(options, rows, account, running)
-    with Embedded(settings.data, redis=False) as services:
-        return _bring(options, rows, account, services.database_url)
+    with database_of(read_settings()) as url:
+        return _bring(options, rows, account, url)
 
 
 def _bring(options: argparse.Namespace, rows: Iterator[Row], account: Account, url: str) -> Brought:

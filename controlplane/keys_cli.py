@@ -11,11 +11,11 @@ import sqlalchemy as sa
 
 from controlplane import keys
 from controlplane.errors import ControlPlaneError, NotFoundError
+from controlplane.installation import database_of
 from controlplane.settings import read_settings
-from controlplane.up import running_database
 from learners.ids import ENTROPY_BYTES, uuid7
 from storage import projects
-from storage.embedded import Embedded, EmbeddedError
+from storage.embedded import EmbeddedError
 from storage.engine import connect
 from storage.migrate import SchemaError, require
 
@@ -24,14 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one of the key commands."""
     given = _parser().parse_args(argv)
     try:
-        settings = read_settings()
-        if settings.database_url is not None:
-            return _run(given, settings.database_url.get_secret_value())
-        running = running_database(settings.data)
-        if running is not None:
-            return _run(given, running)
-        with Embedded(settings.data, redis=False) as services:
-            return _run(given, services.database_url)
+        with database_of(read_settings()) as url:
+            return _run(given, url)
     except (ControlPlaneError, EmbeddedError, SchemaError) as error:
         print(f"pointsman keys: {error}", file=sys.stderr)
         return 1

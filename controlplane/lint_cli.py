@@ -10,11 +10,11 @@ import sqlalchemy as sa
 
 from controlplane import keys, linting, registry
 from controlplane.errors import ControlPlaneError, NotFoundError
+from controlplane.installation import database_of
 from controlplane.linter import Lint
 from controlplane.settings import read_settings
-from controlplane.up import running_database
 from storage import projects
-from storage.embedded import Embedded, EmbeddedError
+from storage.embedded import EmbeddedError
 from storage.engine import connect
 from storage.migrate import SchemaError, require
 
@@ -54,14 +54,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _find(given: argparse.Namespace) -> Lint:
-    settings = read_settings()
-    if settings.database_url is not None:
-        return _read(given, settings.database_url.get_secret_value())
-    running = running_database(settings.data)
-    if running is not None:
-        return _read(given, running)
-    with Embedded(settings.data, redis=False) as services:
-        return _read(given, services.database_url)
+    with database_of(read_settings()) as url:
+        return _read(given, url)
 
 
 def _read(given: argparse.Namespace, url: str) -> Lint:

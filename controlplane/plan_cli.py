@@ -12,12 +12,12 @@ import sqlalchemy as sa
 from controlplane import keys, planning, registry
 from controlplane.errors import ControlPlaneError, NotFoundError
 from controlplane.experiment_config import REWARD
+from controlplane.installation import database_of
 from controlplane.settings import read_settings
-from controlplane.up import running_database
 from learners.errors import LearnersError
 from learners.lineup import Unit
 from storage import projects
-from storage.embedded import Embedded, EmbeddedError
+from storage.embedded import EmbeddedError
 from storage.engine import connect
 from storage.migrate import SchemaError, require
 
@@ -70,14 +70,8 @@ _DIFFER_HELP = "share of the requests on which a candidate chooses otherwise; de
 
 
 def _estimate(given: argparse.Namespace) -> dict[str, Any]:
-    settings = read_settings()
-    if settings.database_url is not None:
-        return _read(given, settings.database_url.get_secret_value())
-    running = running_database(settings.data)
-    if running is not None:
-        return _read(given, running)
-    with Embedded(settings.data, redis=False) as services:
-        return _read(given, services.database_url)
+    with database_of(read_settings()) as url:
+        return _read(given, url)
 
 
 def _read(given: argparse.Namespace, url: str) -> dict[str, Any]:
