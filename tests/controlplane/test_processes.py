@@ -2,12 +2,22 @@
 
 import os
 import signal
+from collections.abc import Iterator
 
 import pytest
 
 from controlplane.processes import whole
 
 
+@pytest.fixture
+def terminal() -> Iterator[None]:
+    """Ctrl-C interrupts, also where these tests run in a background that ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("terminal")
 def test_ctrl_c_waits_until_the_block_is_done() -> None:
     books: list[str] = []
 
