@@ -8,6 +8,7 @@ PYTHON ?= python3
 UV_VERSION := 0.13.8
 UV_STAMP := .uv/uv-$(UV_VERSION).stamp
 VENV_STAMP := .venv/synced.stamp
+TRITON_STAMP := .venv-triton/synced.stamp
 BIN := .venv/bin
 # A file's tests stay together, files in the order that tests/conftest.py gives; each worker has services of its own.
 PARALLEL := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
@@ -44,11 +45,11 @@ up: $(VENV_STAMP) ## Start the control plane, workers and an edge (ARGS=…)
 	$(BIN)/pointsman up $(ARGS)
 
 .PHONY: test
-test: $(VENV_STAMP) ## Run the tests (ARGS="-k name")
+test: $(VENV_STAMP) $(TRITON_STAMP) ## Run the tests (ARGS="-k name")
 	$(BIN)/pytest $(PARALLEL) $(ARGS)
 
 .PHONY: check
-check: $(VENV_STAMP) ## Format, lint, types, import contracts and tests: what CI runs
+check: $(VENV_STAMP) $(TRITON_STAMP) ## Format, lint, types, import contracts and tests: what CI runs
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
@@ -71,7 +72,7 @@ soak: $(VENV_STAMP) ## Run the long tests
 .PHONY: clean
 clean: ## Remove caches and build outputs; the environments stay
 	rm -rf dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache storage/_migrations
-	find . -name __pycache__ -type d -not -path './.venv/*' -not -path './.uv/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -type d -not -path './.venv/*' -not -path './.venv-triton/*' -not -path './.uv/*' -prune -exec rm -rf {} +
 
 $(UV_STAMP): Makefile
 	@set -e; \
@@ -91,5 +92,11 @@ $(UV_STAMP): Makefile
 
 $(VENV_STAMP): $(UV_STAMP) pyproject.toml uv.lock
 	@$(BIN)/python -c '' 2>/dev/null || .uv/bin/uv venv --quiet --clear --no-python-downloads --python .uv/bin/python .venv
-	.uv/bin/uv sync --quiet --frozen --all-extras
+	.uv/bin/uv sync --quiet --frozen --all-extras --no-extra triton
+	@touch $@
+
+# Triton wants an older numpy than the rest, so it lives apart. Only tests and the builder of GPU kernels need it.
+$(TRITON_STAMP): $(UV_STAMP) pyproject.toml uv.lock
+	@.venv-triton/bin/python -c '' 2>/dev/null || .uv/bin/uv venv --quiet --clear --no-python-downloads --python .uv/bin/python .venv-triton
+	UV_PROJECT_ENVIRONMENT=.venv-triton .uv/bin/uv sync --quiet --frozen --extra triton
 	@touch $@
