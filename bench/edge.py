@@ -28,7 +28,7 @@ from edge.metrics import Metrics
 from edge.router import decide
 from edge.shelf import Shelf
 from edge.spool import Spool
-from kernels.signals import SIGNAL_SCHEMA, read_messages
+from kernels.signals.text import SIGNAL_SCHEMA, read_messages
 from learners.bundle import Bundle, seal
 from learners.exploration import Exploration
 from learners.features import Schema

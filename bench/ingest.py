@@ -28,7 +28,7 @@ import sqlalchemy as sa
 
 from bench.measure import Measure, main
 from controlplane import keys
-from kernels.signals import read_messages
+from kernels.signals.text import read_messages
 from learners.ids import ENTROPY_BYTES, uuid7
 from storage.copying import line
 from storage.embedded import Embedded

@@ -29,7 +29,7 @@ from feedback import ingest
 from feedback.lines import MAX_LINES
 from feedback.metrics import Metric
 from feedback.said import Said
-from kernels import signals
+from kernels.signals import text as signals
 from learners.ids import uuid7
 from learners.interactions import encode
 from learners.records import Arm

@@ -20,7 +20,7 @@ from controlplane.publishing import Publisher
 from controlplane.registry import RewardBody
 from controlplane.simulation.prompts import VOCABULARIES
 from feedback.metrics import Metric
-from kernels import signals
+from kernels.signals import text as signals
 from learners.ids import ENTROPY_BYTES, uuid7
 from learners.records import Arm
 from storage import projects

@@ -12,7 +12,7 @@ from controlplane.errors import InvalidError, SettingError
 from controlplane.monitors import MonitorsConfig
 from controlplane.release_config import ReleaseConfig
 from controlplane.revise_config import ReviseConfig
-from kernels.signals import SIGNAL_SCHEMA
+from kernels.signals.text import SIGNAL_SCHEMA
 from learners import catalogue
 from learners.contract import Spec
 from learners.errors import LearnersError

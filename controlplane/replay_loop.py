@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from controlplane.replay_baselines import Side, Value, best_fixed, judge
 from controlplane.simulation import tables
 from controlplane.specs import reading
-from kernels import signals
+from kernels.signals import text as signals
 from learners import catalogue, rewards
 from learners.alignment import align
 from learners.contract import Learner, Params, Spec

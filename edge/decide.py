@@ -16,7 +16,7 @@ from edge.policies import Policies
 from edge.preference import MAX_NAME as MAX_PART_NAME
 from edge.preference import MAX_PARTS
 from edge.router import Decision, NoArmError, decide, eligible_arms
-from kernels import signals
+from kernels.signals import text as signals
 from learners.bundle import Bundle
 from learners.errors import LearnersError
 from learners.ids import parse, time_of

@@ -26,7 +26,7 @@ from edge.preference import HEADER
 from edge.relay import Attempt, Relay
 from edge.router import Decision, NoArmError, decide
 from edge.usage import Meter, count_chars
-from kernels import signals
+from kernels.signals import text as signals
 from learners.bundle import Bundle
 from learners.errors import ContextError, LearnersError
 from learners.preferences import PREFIX

@@ -40,7 +40,7 @@ from controlplane.release_config import GUARDRAILS, Guardrail, HarmConfig, Relea
 from controlplane.revise_config import ReviseConfig
 from controlplane.simulation.tables import _MEASURES, _QUERY_COLUMNS
 from feedback.metrics import OUTCOMES, Metric
-from kernels.signals import SIGNAL_SCHEMA
+from kernels.signals.text import SIGNAL_SCHEMA
 from learners import catalogue, rewards
 from learners.features import Feature
 from learners.schedule import EXPLORATION_PARAMS

@@ -23,7 +23,7 @@ from feedback.imports.rows import (
     text_of,
     time_of,
 )
-from kernels.signals import read_messages
+from kernels.signals.text import read_messages
 
 CALLS = frozenset(
     {

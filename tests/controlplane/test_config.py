@@ -13,7 +13,7 @@ from controlplane.config import (
     check_learners,
 )
 from controlplane.errors import InvalidError
-from kernels.signals import SIGNAL_SCHEMA
+from kernels.signals.text import SIGNAL_SCHEMA
 from learners import catalogue
 
 

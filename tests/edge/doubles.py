@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from edge.app import running
 from edge.settings import Settings
-from kernels.signals import SIGNAL_SCHEMA, read
+from kernels.signals.text import SIGNAL_SCHEMA, read
 from learners.bundle import Bundle, seal
 from learners.exploration import Exploration
 from learners.features import Schema

@@ -1,4 +1,4 @@
-from kernels.signals import read
+from kernels.signals.text import read
 from learners.cascade import Plan, Step, scorer
 from learners.lineup import Golden
 from tests.edge.doubles import ARMS, control_plane, edge, eventually, make_bundle, replaced

@@ -3,7 +3,7 @@ import pytest
 
 from edge.errors import ProblemError
 from edge.preference import MAX_NAME, MAX_PARTS, read_preference
-from kernels.signals import read
+from kernels.signals.text import read
 from learners.exploration import Exploration
 from learners.lineup import Golden
 from learners.scorers.mixed import Mixed

@@ -14,7 +14,7 @@ from controlplane.simulation.contract import Drift, Moment, WorldError
 from controlplane.simulation.grading import quality_mark, quality_of, reward_of
 from controlplane.simulation.prompts import domain_of, key_of, with_key
 from controlplane.simulation.world import SimulatedArm, World, default_world
-from kernels import signals
+from kernels.signals import text as signals
 from learners.features import Schema
 
 QUERIES = 4_000

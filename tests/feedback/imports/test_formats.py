@@ -12,7 +12,7 @@ import pytest
 from feedback.imports import litellm, obd, openai_jsonl, vllm_sr
 from feedback.imports.files import ImportFileError, records
 from feedback.imports.rows import Account, Reader, Row
-from kernels.signals import SIGNAL_SCHEMA, read_messages
+from kernels.signals.text import SIGNAL_SCHEMA, read_messages
 from tests.feedback.imports import samples
 
 SIGNALS = read_messages(samples.MESSAGES)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernels import signals
+from kernels.signals import text as signals
 from learners.features import Schema
 
 HUGE = 1_000_000
@@ -86,7 +86,7 @@ def test_a_plain_message_and_its_content_part_mean_the_same(text):
 
 def test_signals_are_the_same_in_other_processes():
     text = "Prove that 2+2=4? naïve Größe 中文 def f(): return {};\n"
-    code = f"from kernels import signals; import json; print(json.dumps(signals.read({text!r})))"
+    code = f"import json; from kernels.signals.text import read; print(json.dumps(read({text!r})))"
     for seed in ("0", "1"):
         found = subprocess.run(
             [sys.executable, "-c", code],

@@ -1,0 +1,1 @@
+"""Prompt → signals: what can be read off a prompt, tier by tier."""
