@@ -159,6 +159,13 @@ decisions = sa.Table(
         "episode_id",
         postgresql_where=sa.text("episode_id IS NOT NULL"),
     ),
+    sa.Index(
+        "ix_decisions_canary",
+        "policy_id",
+        "variant",
+        "decision_id",
+        postgresql_where=sa.text("split = 'canary' AND (variant = 'canary' OR unit < '2')"),
+    ),
     postgresql_partition_by="RANGE (decision_id)",
 )
 
