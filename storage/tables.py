@@ -154,6 +154,12 @@ decisions = sa.Table(
     _json("shadows", null=True),
     sa.Index(None, "policy_id", "decision_id"),
     sa.Index(
+        None,
+        "received_at",
+        postgresql_using="brin",
+        postgresql_with={"pages_per_range": "16", "autosummarize": "on"},
+    ),
+    sa.Index(
         "ix_decisions_episode",
         "project_id",
         "episode_id",
