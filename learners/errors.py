@@ -51,3 +51,7 @@ class CascadeError(LearnersError):
 
 class PacingError(LearnersError):
     """A budget or a horizon is out of range."""
+
+
+class HeadError(LearnersError):
+    """Rows, classes or numbers do not make a head."""
