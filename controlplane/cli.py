@@ -15,6 +15,7 @@ COMMANDS = {
     "leaderboard": ("controlplane.leaderboard", "rank arms by votes on pairs of answers"),
     "pool": ("controlplane.simulation.pool", "a simulated model pool that speaks OpenAI's API"),
     "api": ("controlplane.api.app", "the control plane's API and dashboard"),
+    "models": ("controlplane.models_cli", "bring and check the files of the encoder"),
     "keys": ("controlplane.keys_cli", "create, list and revoke API keys"),
     "migrate": ("controlplane.migrate_cli", "bring the database to the newest schema"),
     "worker": ("workers.cli", "join, learn, judge and publish"),

@@ -17,12 +17,16 @@ from edge.app import running
 from edge.errors import SpoolError
 from edge.logs import configure
 from edge.settings import Settings
+from kernels import models_commands
 
 log = structlog.get_logger()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run; returns the exit status."""
+    words = sys.argv[1:] if argv is None else argv
+    if words[:1] == ["models"]:
+        return models_commands.run(words[1:], os.environ, print, prog="pointsman-edge models")
     given = {name: value for name, value in vars(_parse(argv)).items() if value is not None}
     try:
         settings = Settings(**given)
@@ -42,7 +46,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="pointsman-edge",
         description="The thin router beside the applications: choose, proxy, report, pull.",
-        epilog="Everything is set by POINTSMAN_EDGE_… variables; an option replaces its variable.",
+        epilog="Everything is set by POINTSMAN_EDGE_… variables; an option replaces its variable."
+        " `pointsman-edge models` brings the encoder's files.",
     )
     parser.add_argument("--control-plane-url", help="base URL of the control plane")
     parser.add_argument("--policies", help="comma separated (chat)")
