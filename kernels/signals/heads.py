@@ -1,0 +1,243 @@
+"""Heads: what is read off a vector that a tier has made, by one matrix product for all of a tier.
+
+A *softmax* head gives one chance a class. A *binary* head gives the chance of the second of its two
+classes. An *ood* head says how surely a vector lies outside of all that the head has seen: the
+squared Mahalanobis distance to the nearest known mean under one covariance (Lee et al. 2018,
+arXiv:1807.03888), turned into a chance. Temperatures are folded into the matrices, so calibration
+costs nothing when serving.
+
+A head with a parent is read only where the parent, a binary head, finds what it looks for: whether
+a text is unsafe comes first, in which way only where it is.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+HeadKind = Literal["softmax", "binary", "ood"]
+Tier = Literal["grams", "static", "encoder"]
+KINDS: tuple[HeadKind, ...] = get_args(HeadKind)
+TIERS: tuple[Tier, ...] = get_args(Tier)
+MAX_HEADS = 64
+MAX_CLASSES = 256
+MAX_DIMENSION = 65_536
+
+Values = dict[str, float | str]
+
+
+class HeadError(ValueError):
+    """A head's numbers do not fit each other, or the vectors that it is read off."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Head:
+    """One head.
+
+    Attributes:
+        name: what its values are called: ``<name>`` the class, ``<name>.<class>`` its chance; an
+            ood head's is ``ood.<name>``.
+        classes: C names; a binary head has two, and looks for the second.
+        tier: whose vector it is read off, of d numbers.
+        weights: ``(C, d)``; binary ``(1, d)``; ood ``(m, d)``, a row for each known mean.
+        bias: as many as ``weights`` has rows.
+        kind: softmax, binary or ood.
+        temperature: what logits are divided by, above 0.
+        threshold: chance from which a binary head says that it is so.
+        parent: a binary head, without whose finding this one is not read.
+        spread: ood only, ``(r, d)``: what whitens a vector.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    tier: Tier
+    weights: Floats
+    bias: Floats
+    kind: HeadKind = "softmax"
+    temperature: float = 1.0
+    threshold: float = 0.5
+    parent: str | None = None
+    spread: Floats | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse shapes that do not fit, and numbers that are none."""
+        if self.tier not in TIERS or self.kind not in KINDS:
+            raise HeadError(
+                f"head {self.name!r}: tier {self.tier!r} must be of {TIERS}, kind"
+                f" {self.kind!r} of {KINDS}"
+            )
+        if not 2 <= len(self.classes) <= MAX_CLASSES or len(set(self.classes)) < len(self.classes):
+            raise HeadError(f"head {self.name!r}: give 2 to {MAX_CLASSES} classes, each once")
+        if self.kind != "softmax" and len(self.classes) != 2:
+            raise HeadError(
+                f"head {self.name!r}: a {self.kind} head has 2 classes, not {len(self.classes)}"
+            )
+        if not 0 < self.temperature < np.inf or not 0 < self.threshold < 1:
+            raise HeadError(
+                f"head {self.name!r}: temperature {self.temperature} must be above 0, threshold"
+                f" {self.threshold} between 0 and 1"
+            )
+        self._check_matrices()
+
+    def _check_matrices(self) -> None:
+        w, b = self.weights, self.bias
+        rows = {"softmax": len(self.classes), "binary": 1}.get(self.kind, max(1, len(w)))
+        if w.ndim != 2 or len(w) != rows or b.shape != (rows,) or w.shape[1] > MAX_DIMENSION:
+            raise HeadError(
+                f"head {self.name!r}: weights {w.shape} and bias {b.shape} are not those of a"
+                f" {self.kind} head of {len(self.classes)} classes"
+            )
+        if (self.spread is not None) != (self.kind == "ood"):
+            raise HeadError(f"head {self.name!r}: an ood head, and no other, has a spread")
+        if self.spread is not None and self.spread.shape[1:] != w.shape[1:]:
+            raise HeadError(f"head {self.name!r}: spread {self.spread.shape} is not (r, d) of {w}")
+        tensors = [w, b] if self.spread is None else [w, b, self.spread]
+        if not all(np.isfinite(one).all() for one in tensors):
+            raise HeadError(f"head {self.name!r} holds NaN or infinity: train it again")
+
+    @property
+    def dimension(self) -> int:
+        """The d numbers that it takes."""
+        return int(self.weights.shape[1])
+
+
+class HeadBank:
+    """Heads that serve together: those of a tier share one matrix product.
+
+    Raises:
+        HeadError: Names repeat, a parent is not there or is no binary head without a parent, or
+            heads of one tier take vectors of different lengths.
+    """
+
+    def __init__(self, heads: Sequence[Head] = ()) -> None:
+        _check_family(heads)
+        self.heads = tuple(heads)
+        self._roots: dict[Tier, _Stack] = {}
+        self._children: dict[str, list[tuple[Tier, _Stack]]] = {}
+        self._distances: dict[Tier, list[_Distance]] = {}
+        for tier in TIERS:
+            plain = [h for h in heads if h.tier == tier and h.kind != "ood" and not h.parent]
+            if plain:
+                self._roots[tier] = _Stack(plain)
+            known = [_Distance(h) for h in heads if h.tier == tier and h.kind == "ood"]
+            if known:
+                self._distances[tier] = known
+        for head in heads:
+            if head.parent is not None:
+                self._children.setdefault(head.parent, []).append((head.tier, _Stack([head])))
+        self._parents = {h.name: h for h in heads if h.name in self._children}
+
+    def wants(self, tier: Tier) -> bool:
+        """Whether any head is read off this tier's vector."""
+        return any(head.tier == tier for head in self.heads)
+
+    def dimension(self, tier: Tier) -> int | None:
+        """How long this tier's vectors must be; None where no head is of it."""
+        return next((head.dimension for head in self.heads if head.tier == tier), None)
+
+    def read(self, vectors: Mapping[Tier, Floats]) -> Values:
+        """The values of all heads whose tier has a vector.
+
+        Args:
+            vectors: ``(d,)`` each.
+
+        Returns:
+            ``<name>`` (the likeliest class, or the binary head's answer at its threshold),
+            ``<name>.<class>`` for each chance, and ``ood.<name>`` for the ood heads.
+        """
+        found: Values = {}
+        for tier, vector in vectors.items():
+            if tier in self._roots:
+                self._roots[tier].read(vector, found)
+            for distance in self._distances.get(tier, ()):
+                found[distance.name] = distance.read(vector)
+        for name, parent in self._parents.items():
+            if found.get(name) == parent.classes[1]:
+                for tier, stack in self._children[name]:
+                    if tier in vectors:
+                        stack.read(vectors[tier], found)
+        return found
+
+
+class _Stack:
+    """Softmax and binary heads over one vector.
+
+    A binary head becomes two rows, of which the first is 0, so that one softmax over slices serves
+    both kinds.
+    """
+
+    def __init__(self, heads: Sequence[Head]) -> None:
+        blocks = [_rows(head) for head in heads]
+        self._weights = np.ascontiguousarray(np.concatenate([w for w, _ in blocks]))
+        self._bias = np.concatenate([b for _, b in blocks])
+        sizes = [len(b) for _, b in blocks]
+        self._starts = np.cumsum([0, *sizes[:-1]])
+        self._owners = np.repeat(np.arange(len(sizes)), sizes)
+        starts = self._starts.tolist()
+        self._slices = [
+            (head, [f"{head.name}.{one}" for one in head.classes], start, start + size)
+            for head, start, size in zip(heads, starts, sizes, strict=True)
+        ]
+
+    def read(self, vector: Floats, found: Values) -> None:
+        z = self._weights @ vector
+        z += self._bias
+        z -= np.maximum.reduceat(z, self._starts)[self._owners]
+        np.exp(z, out=z)
+        z /= np.add.reduceat(z, self._starts)[self._owners]
+        chances = z.tolist()
+        for head, names, start, end in self._slices:
+            part = chances[start:end]
+            found.update(zip(names, part, strict=True))
+            if head.kind == "binary":
+                found[head.name] = head.classes[part[1] >= head.threshold]
+            else:
+                found[head.name] = head.classes[part.index(max(part))]
+
+
+class _Distance:
+    """An ood head."""
+
+    def __init__(self, head: Head) -> None:
+        assert head.spread is not None  # noqa: S101 — for mypy: Head has checked it
+        self.name = f"ood.{head.name}"
+        self._known = len(head.weights)
+        self._matrix = np.concatenate([head.weights, head.spread]).astype(np.float32)
+        self._bias = head.bias.astype(np.float32)
+        self._temperature = head.temperature
+
+    def read(self, vector: Floats) -> float:
+        rows = self._matrix @ vector
+        white = rows[self._known :]
+        logit = float(white @ white) + float((rows[: self._known] + self._bias).min())
+        return float(0.5 * (1.0 + np.tanh(0.5 * logit / self._temperature)))
+
+
+def _rows(head: Head) -> tuple[Floats, Floats]:
+    weights = head.weights.astype(np.float32) / np.float32(head.temperature)
+    bias = head.bias.astype(np.float32) / np.float32(head.temperature)
+    if head.kind == "softmax":
+        return weights, bias
+    return np.concatenate([0 * weights, weights]), np.concatenate([0 * bias, bias])
+
+
+def _check_family(heads: Sequence[Head]) -> None:
+    names = [f"ood.{head.name}" if head.kind == "ood" else head.name for head in heads]
+    if len(set(names)) < len(names) or len(names) > MAX_HEADS:
+        raise HeadError(f"heads {names}: give each name once, and at most {MAX_HEADS}")
+    roots = {head.name for head in heads if head.kind == "binary" and head.parent is None}
+    for head in heads:
+        if head.parent is not None and (head.parent not in roots or head.kind == "ood"):
+            raise HeadError(
+                f"head {head.name!r}: its parent {head.parent!r} must be a binary head without a"
+                " parent of its own, and an ood head has none"
+            )
+        first = next(one for one in heads if one.tier == head.tier)
+        if head.dimension != first.dimension:
+            raise HeadError(
+                f"head {head.name!r} takes {head.dimension} numbers and {first.name!r}"
+                f" {first.dimension}, both of tier {head.tier!r}: train them on one vector"
+            )
