@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from learners.errors import BundleError, LearnersError, SpecError
 from learners.features import Schema, canonical_json
+from learners.head_bank import NO_HEADS, Heads
 from learners.lineup import ALONE, Challenger, Golden, Lineup
 from learners.preferences import mixes
 from learners.records import Arm, Card, Context
@@ -64,6 +65,7 @@ class Bundle:
     wait_s: float
     golden: tuple[Golden, ...] = ()
     lineup: Lineup = ALONE
+    heads: Heads = NO_HEADS
 
     def __post_init__(self) -> None:
         """Refuse arms that do not fit the scorer, a fallback that is no arm, and naive times."""
@@ -117,7 +119,7 @@ class Bundle:
         """Reproduce the golden vectors.
 
         Raises:
-            BundleError: A probability differs by more than 1e-6.
+            BundleError: A probability, of an arm or of a head's class, differs by more than 1e-6.
         """
         every: tuple[Bundle | Challenger, ...] = (self, *self.lineup.challengers)
         for own in every:
@@ -129,6 +131,12 @@ class Bundle:
                         f"is off by {gap:.3g}: this edge computes other probabilities than the "
                         "control plane, do not serve it"
                     )
+        name, gap = self.heads.worst()
+        if not gap <= GOLDEN_TOLERANCE:
+            raise BundleError(
+                f"{self.policy}@{self.version} serial {self.serial}: head {name!r} is off by "
+                f"{gap:.3g} on its golden vectors: do not serve it"
+            )
 
     def _golden_gap(self, golden: Golden, version: int) -> float:
         """Largest difference in probability; infinite where there is nothing to compare."""
@@ -163,6 +171,7 @@ class Bundle:
             "golden": [golden.as_json() for golden in self.golden],
             # Left out where the champion is alone: edges that do not know it take the rest.
             **({} if self.lineup.empty else {"lineup": self.lineup.as_json()}),
+            **({} if self.heads.empty else {"heads": self.heads.as_json()}),
         }
 
 
@@ -350,11 +359,12 @@ def _read(row: Mapping[str, Any], tensors: Mapping[str, NDArray[np.float64]]) ->
         wait_s=float(row["wait_s"]),
         golden=tuple(map(Golden.from_json, row["golden"])),
         lineup=Lineup.from_json(row["lineup"], tensors) if "lineup" in row else ALONE,
+        heads=Heads.from_json(row["heads"], tensors) if "heads" in row else NO_HEADS,
     )
 
 
 def _tensors(bundle: Bundle) -> bytes:
-    every = {**bundle.scorer.tensors(), **bundle.lineup.tensors()}
+    every = {**bundle.scorer.tensors(), **bundle.lineup.tensors(), **bundle.heads.tensors()}
     return safetensors.numpy.save(dict(sorted(every.items())))
 
 
