@@ -27,6 +27,16 @@ MAX_LEARNERS = 8
 MAX_SOURCES = 1_000
 MAX_CELLS = 100_000_000
 """Rows × columns that a round may hold in memory: 800 MB."""
+_SHARES = (
+    "max_unjudged",
+    "max_unjoined",
+    "max_censored",
+    "max_unweighed",
+    "max_relogged",
+    "max_concentration",
+    "max_unsupported",
+)
+"""What a gate bears of a log's faults, each a share from 0 to 1."""
 _STRICT = ConfigDict(extra="forbid")
 
 
@@ -66,6 +76,16 @@ class GateConfig:
         min_effective_n: floor of the effective sample size of the importance weights.
         max_unjudged: share of the judging part's decisions that may lack what judges: a reward, a
             propensity, a context of the policy's form. 1 where feedback is rare by nature.
+        max_unjoined: share of them whose wait is over and that are not joined yet.
+        max_censored: share of the judged rewards that may have been made before their wait was
+            over.
+        max_unweighed: share of the rewarded decisions without a propensity, which judge nobody
+            but by the direct method.
+        max_relogged: share of the judging part that others than its commonest logging policy may
+            have served. 1: a change is no fault, as each row says its probability.
+        max_concentration: share of all weight that the heaviest hundredth of the rows may hold.
+        max_unsupported: share of the choices, beside what the floor tries, that may fall on arms
+            which the log never served.
         margin: how much better than the champion and the best fixed arm, in units of reward.
         alpha: chance of releasing a version that is no better, over all looks at one champion.
     """
@@ -78,6 +98,12 @@ class GateConfig:
     min_judged: int = 200
     min_effective_n: float = 50.0
     max_unjudged: float = 1.0
+    max_unjoined: float = 0.05
+    max_censored: float = 0.0
+    max_unweighed: float = 1.0
+    max_relogged: float = 1.0
+    max_concentration: float = 0.5
+    max_unsupported: float = 0.01
     margin: float = 0.0
     alpha: float = 0.05
 
@@ -89,10 +115,9 @@ class GateConfig:
             "share": 0.1 <= self.share <= 0.9,
             "min_judged": self.min_judged >= 2,
             "min_effective_n": self.min_effective_n >= 1,
-            "max_unjudged": 0 <= self.max_unjudged <= 1,
             "margin": math.isfinite(self.margin),
             "alpha": 0 < self.alpha <= 0.5,
-        }
+        } | {name: 0 <= getattr(self, name) <= 1 for name in _SHARES}
         for name, good in bounds.items():
             if not good:
                 raise SettingError(

@@ -6,7 +6,7 @@ function here looks for one such fault and refuses where a bound is not kept. No
 what a policy would earn, so looking at them first does no harm to the estimate.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
 from typing import Any
@@ -17,12 +17,14 @@ from numpy.typing import NDArray
 from learners.errors import EstimateError
 from learners.ope.evaluations import Evaluation, kish
 from learners.ope.evaluations import mean_weight as mean_weight_of
-from learners.ope.logs import Bools, Floats, Ints, Log
+from learners.ope.logs import Floats, Ints, Log
 from learners.records import Estimate
 
 ALPHA = 1e-4
 """Chance that a test alarms though all is well."""
 _ROUNDING = 1e-6
+_CLOCK_S = 1e-3
+"""Times as floating numbers of seconds are that exact, and more."""
 _ENOUGH = 10.0
 """Variance of a count from which it is as good as normal."""
 
@@ -61,14 +63,15 @@ def require(findings: Iterable[Finding]) -> None:
         raise EstimateError("the log cannot judge this policy: " + "; ".join(failed))
 
 
-def newer(at: Floats, cutoff: float, *, most: float = 0.0) -> Finding:
+def newer(at: Floats | Ints, cutoff: float, *, most: float = 0.0) -> Finding:
     """The log is newer than the training of every policy that is judged on it.
 
     Scoring a policy on the rows that trained it overstates it by 16 to 19 points (measured).
 
     Args:
-        at: when each decision was made, seconds since 1970, shape ``(n,)``.
-        cutoff: the newest training row of any judged policy.
+        at: of each row its place in the log, or the time of its decision, shape ``(n,)``. Where
+            decisions may arrive late, only the place says what was known at the training.
+        cutoff: the newest training row of any judged policy, in the same terms.
         most: share of rows that may be older.
     """
     old = at <= cutoff
@@ -193,6 +196,7 @@ def calibration(
     *,
     bins: int = 10,
     alpha: float = ALPHA,
+    labels: NDArray[Any] | None = None,
 ) -> Finding:
     """What was served agrees with the logged probabilities, by arm and by size of probability.
 
@@ -200,27 +204,40 @@ def calibration(
     its probabilities, within ``Σ p(1 − p)``. Cells too small to be normal are left out. The largest
     distance over all cells is tested (Bonferroni).
 
+    Where the logging policy changed, the errors of two may cancel in the whole: then each is
+    tested by itself.
+
     Args:
         distribution: the logged probabilities of all arms, shape ``(n, K)``.
         action: which was served, shape ``(n,)``.
         arms: K names.
         bins: of probability, equally wide.
         alpha: chance of a false alarm.
+        labels: which policy served each row, shape ``(n,)``; all rows are one's if not given.
     """
     n, k = distribution.shape
+    names, part = np.array([""]), np.zeros(n, np.int64)
+    if labels is not None and n:
+        names, part = np.unique(labels, return_inverse=True)
     cell = np.minimum((distribution * bins).astype(np.int64), bins - 1) + np.arange(k) * bins
-    expected = np.bincount(cell.ravel(), distribution.ravel(), minlength=k * bins)
-    spread = np.bincount(
-        cell.ravel(), (distribution * (1 - distribution)).ravel(), minlength=k * bins
-    )
-    served = np.bincount(cell[np.arange(n), action], minlength=k * bins)
+    cell += part[:, None] * (k * bins)
+    cells = len(names) * k * bins
+    expected = np.bincount(cell.ravel(), distribution.ravel(), minlength=cells)
+    spread = np.bincount(cell.ravel(), (distribution * (1 - distribution)).ravel(), minlength=cells)
+    served = np.bincount(cell[np.arange(n), action], minlength=cells)
+
+    def describe(at: int) -> str:
+        who, low = names[at // (k * bins)], at % bins / bins
+        return (
+            f"{arms[at // bins % k]} was served {served[at]:,} times where its probability of "
+            f"{low:.0%} to {low + 1 / bins:.0%} promised {expected[at]:,.1f}"
+            f"{f' (by {who})' if who else ''}"
+        )
+
     return _distances(
         "calibration",
         (np.asarray(served - expected, np.float64), np.asarray(spread, np.float64)),
-        lambda at: (
-            f"{arms[at // bins]} was served {served[at]:,} times where its probability of "
-            f"{at % bins / bins:.0%} to {(at % bins + 1) / bins:.0%} promised {expected[at]:,.1f}"
-        ),
+        describe,
         alpha,
     )
 
@@ -279,47 +296,44 @@ def unweighed(propensity: Floats, *, most: float = 0.0) -> Finding:
     )
 
 
-def censored(at: Floats, wait_s: float, now: float, *, most: float = 0.0) -> Finding:
-    """No judged row's wait was still running: what may yet come is not a zero.
+def censored(at: Floats, wait_s: float, joined_at: Floats, *, most: float = 0.0) -> Finding:
+    """No judged row's reward was made before its wait was over: what may yet come is not a zero.
 
     Args:
         at: when the judged decisions were made, seconds since 1970, shape ``(n,)``.
         wait_s: how long feedback is waited for.
-        now: when the log was read.
-        most: share of rows that may still wait.
+        joined_at: when each one's reward was made, shape ``(n,)``.
+        most: share of rows that may have been joined too early.
     """
-    waiting = at + wait_s > now
-    share = float(waiting.mean()) if len(waiting) else 0.0
+    early = at + wait_s > joined_at + _CLOCK_S
+    share = float(early.mean()) if len(early) else 0.0
     return _at_most(
         "censored",
         share,
         most,
-        f"{int(waiting.sum()):,} of {len(waiting):,} judged rows still waited for feedback: "
-        "their rewards are not known, and are not zeros",
+        f"{int(early.sum()):,} of {len(early):,} judged rows were joined before their wait was "
+        "over: their rewards are not known, and are not zeros",
     )
 
 
-def unjoined(
-    at: Floats, joined: Bools, wait_s: float, now: float, *, most: float = 0.05
-) -> Finding:
-    """Of all decisions whose wait is over, how many have no reward.
+def unjoined(due_at: Floats, joined: int, now: float, *, most: float = 0.05) -> Finding:
+    """Of all decisions whose wait is over, how many have not been joined.
 
     Args:
-        at: when the range's decisions were made, judged or not, shape ``(m,)``.
-        joined: whether each has a reward, shape ``(m,)``.
-        wait_s: how long feedback is waited for.
+        due_at: when those that have not are to be joined, seconds since 1970, shape ``(m,)``.
+        joined: how many have been.
         now: when the log was read.
-        most: share that may lack one.
+        most: share that may lack a reward.
     """
-    over = at + wait_s <= now
-    lacking, due = int((over & ~joined).sum()), int(over.sum())
+    lacking = int((due_at <= now).sum())
+    due = joined + lacking
     share = lacking / due if due else 0.0
     return _at_most(
         "unjoined",
         share,
         most,
-        f"{lacking:,} of {due:,} decisions whose wait is over have no reward ({share:.1%}); "
-        f"{len(at) - due:,} more still wait and are left out",
+        f"{lacking:,} of {due:,} decisions whose wait is over have no reward yet ({share:.1%}); "
+        f"{len(due_at) - lacking:,} more still wait and are left out",
     )
 
 
@@ -362,20 +376,21 @@ def logging_changes(versions: NDArray[Any], *, most: float | None = None) -> Fin
     return _at_most("logging_changes", share, 1.0 if most is None else most, what)
 
 
-def duplicates(ids: NDArray[Any], *, most: float = 0.0) -> Finding:
+def duplicates(ids: Sequence[Any] | NDArray[Any], *, most: float = 0.0) -> Finding:
     """No outcome is counted twice.
 
     Args:
-        ids: which decision each outcome is of, shape ``(m,)``.
+        ids: which decision each outcome is of, m of them.
         most: share of outcomes that may repeat another.
     """
-    repeated = len(ids) - len(np.unique(ids))
-    share = repeated / len(ids) if len(ids) else 0.0
+    m = len(ids)
+    repeated = m - len(set(ids))
+    share = repeated / m if m else 0.0
     return _at_most(
         "duplicates",
         share,
         most,
-        f"{repeated:,} of {len(ids):,} outcomes repeat one of the same decision",
+        f"{repeated:,} of {m:,} outcomes repeat one of the same decision",
     )
 
 

@@ -8,7 +8,8 @@ newer than the training cut-off of every policy that is judged on it: see
 * :mod:`learners.ope.estimators`: single decisions; :mod:`learners.ope.parts`: segments and arms.
 * :mod:`learners.ope.episodic`: episodes of several decisions.
 * :mod:`learners.ope.evaluations`: intervals of values and of paired differences.
-* :mod:`learners.ope.models`: the cross-fitted reward model.
+* :mod:`learners.ope.models`: the cross-fitted reward model; :mod:`learners.ope.paired`: the same,
+  corrected by requests that two arms have answered.
 * :mod:`learners.ope.frontiers`: cost and score of many policies on one log.
 """
 
@@ -22,6 +23,7 @@ from learners.ope.estimators import evaluate, evaluate_each
 from learners.ope.evaluations import Evaluation, difference, estimate, mean_weight
 from learners.ope.logs import Imported, Log
 from learners.ope.models import FOLDS, reward_model
+from learners.ope.paired import Calibration, calibrated
 from learners.ope.parts import by_arm, by_segment, of_arms
 from learners.ope.rows import ESTIMATORS, Estimator
 
@@ -29,6 +31,7 @@ __all__ = [
     "EPISODE_ESTIMATORS",
     "ESTIMATORS",
     "FOLDS",
+    "Calibration",
     "EpisodeEstimator",
     "Estimator",
     "Evaluation",
@@ -36,6 +39,7 @@ __all__ = [
     "Log",
     "by_arm",
     "by_segment",
+    "calibrated",
     "difference",
     "estimate",
     "evaluate",

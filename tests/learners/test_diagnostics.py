@@ -207,21 +207,46 @@ def test_rows_without_a_propensity_are_counted():
 
 def test_a_reward_whose_wait_is_not_over_is_not_a_zero():
     at = np.array([0.0, 50.0, 90.0, 95.0])
-    found = diagnostics.censored(at, wait_s=10.0, now=100.0)
+    joined_at = np.array([10.0, 61.0, 100.0, 100.0])
+    found = diagnostics.censored(at, 10.0, joined_at)
     assert (found.value, found.passed) == (0.25, False)
     assert "not zeros" in found.sentence
-    assert diagnostics.censored(at, wait_s=5.0, now=100.0).passed
+    assert diagnostics.censored(at, 5.0, joined_at).passed
 
 
 def test_only_decisions_whose_wait_is_over_can_lack_a_reward():
-    at = np.array([0.0, 50.0, 90.0, 95.0, 99.0])
-    joined = np.array([True, False, True, False, False])
-    found = diagnostics.unjoined(at, joined, wait_s=10.0, now=100.0)
+    due_at = np.array([60.0, 105.0, 109.0])
+    found = diagnostics.unjoined(due_at, 2, now=100.0)
     assert found.value == pytest.approx(1 / 3)
     assert not found.passed
     assert "2 more still wait" in found.sentence
-    assert diagnostics.unjoined(at, joined, wait_s=10.0, now=100.0, most=0.34).passed
-    assert diagnostics.unjoined(at, joined, wait_s=1000.0, now=100.0).value == 0
+    assert diagnostics.unjoined(due_at, 2, now=100.0, most=0.34).passed
+    assert diagnostics.unjoined(due_at, 2, now=50.0).value == 0
+
+
+def test_errors_of_two_logging_policies_that_cancel_are_found_in_each():
+    n = 4_000
+    chances = np.full((n, K), 1 / K)
+    first = np.arange(n) < n // 2
+    random = np.random.default_rng(5)
+    action = np.where(
+        first,
+        random.choice(K, n, p=[0.5, 1 / 3, 1 / 6]),
+        random.choice(K, n, p=[1 / 6, 1 / 3, 0.5]),
+    )
+    assert diagnostics.calibration(chances, action, ("a", "b", "c")).passed
+    found = diagnostics.calibration(
+        chances, action, ("a", "b", "c"), labels=np.where(first, "version 1", "version 2")
+    )
+    assert not found.passed
+    assert "(by version" in found.sentence
+
+
+def test_two_logging_policies_that_say_what_they_do_pass():
+    chances = np.concatenate([served(3_000, 1), np.full((3_000, K), 1 / K)])
+    labels = np.repeat(["version 1", "version 2"], 3_000)
+    found = diagnostics.calibration(chances, drawn(chances, 2), ("a", "b", "c"), labels=labels)
+    assert found.passed, found.sentence
 
 
 def test_decisions_between_judged_ones_that_cannot_judge_refuse_only_where_asked():
@@ -263,7 +288,7 @@ def test_what_failed_is_said_all_at_once_and_what_passed_is_not():
 def test_no_rows_are_nothing_to_complain_of_but_their_effective_size():
     none = np.empty(0)
     assert diagnostics.newer(none, 1.0).passed
-    assert diagnostics.unjoined(none, np.empty(0, np.bool_), 1.0, 1.0).passed
+    assert diagnostics.unjoined(none, 0, 1.0).passed
     assert diagnostics.logging_changes(none).passed
     assert not diagnostics.effective_size(none).passed
     assert not diagnostics.concentration(none).passed

@@ -1,0 +1,166 @@
+"""What a log's diagnostics need to know of its decisions, beside what learners read of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import sqlalchemy as sa
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+MAX_WAITING = 100_000
+"""Of the decisions that are not joined: more need not be counted to be too many."""
+
+# As the log itself is read: by the index, with each decision looked up by its key.
+_JOINED = sa.text("""
+SELECT d.version, d.mode, extract(epoch FROM d.at)::float8 AS at,
+       extract(epoch FROM i.joined_at)::float8 AS joined_at, d.propensity
+FROM (
+  SELECT decision_id, policy_id, joined_at FROM interactions
+  WHERE policy_id = :policy AND position > :after AND position <= :upto
+    AND reward IS NOT NULL AND reward_version = :reward_version
+  ORDER BY position
+) i CROSS JOIN LATERAL (
+  SELECT version, mode, at, propensity FROM decisions
+  WHERE decision_id = i.decision_id AND policy_id = i.policy_id OFFSET 0
+) d
+""")
+
+_WAITING = sa.text("""
+SELECT extract(epoch FROM p.due_at)::float8 AS due_at
+FROM pending_joins p CROSS JOIN LATERAL (
+  SELECT mode FROM decisions
+  WHERE decision_id = p.decision_id AND policy_id = p.policy_id OFFSET 0
+) d LEFT JOIN LATERAL (
+  SELECT reward_version FROM interactions
+  WHERE decision_id = p.decision_id AND policy_id = p.policy_id OFFSET 0
+) i ON true
+WHERE p.policy_id = :policy AND d.mode <> 'shadow'
+  AND p.decision_id BETWEEN CAST(:first AS uuid) AND CAST(:last AS uuid)
+  AND i.reward_version IS DISTINCT FROM :reward_version
+LIMIT :limit
+""")
+
+_SERVED = sa.text("""
+SELECT d.version, d.eligible, d.distribution, d.action
+FROM (
+  SELECT decision_id, policy_id FROM interactions
+  WHERE policy_id = :policy AND position > :after AND position <= :upto
+  ORDER BY position DESC LIMIT :limit
+) i CROSS JOIN LATERAL (
+  SELECT version, eligible, distribution, action, mode FROM decisions
+  WHERE decision_id = i.decision_id AND policy_id = i.policy_id OFFSET 0
+) d WHERE d.mode IN ('policy', 'retry')
+""")
+
+_EPISODES = sa.text("""
+SELECT episode_id, count(*) AS decisions FROM decisions
+WHERE project_id = :project AND episode_id = ANY(CAST(:episodes AS text[]))
+  AND policy_id = :policy AND mode <> 'shadow'
+GROUP BY episode_id
+""")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LogFacts:
+    """Of the n rewarded decisions of a range of a policy's log, and the m that still lack one.
+
+    Attributes:
+        version: who decided, shape ``(n,)``; ``imported`` of another system's.
+        at: when it was decided, seconds since 1970, shape ``(n,)``.
+        joined_at: when its reward was made, shape ``(n,)``.
+        propensity: NaN where none was logged, shape ``(n,)``.
+        due_at: of the decisions of that time that are not joined: when they are, shape ``(m,)``.
+    """
+
+    version: NDArray[np.str_]
+    at: Floats
+    joined_at: Floats
+    propensity: Floats
+    due_at: Floats
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Served:
+    """What n decisions logged, over K arms.
+
+    Attributes:
+        version: who decided, shape ``(n,)``.
+        arms: K names.
+        distribution: the logged probabilities, 0 for arms not eligible, shape ``(n, K)``.
+        action: index of the served arm, shape ``(n,)``.
+    """
+
+    version: NDArray[np.str_]
+    arms: tuple[str, ...]
+    distribution: Floats
+    action: NDArray[np.int64]
+
+
+def facts(
+    connection: sa.Connection,
+    policy_id: UUID,
+    *,
+    positions: tuple[int, int],
+    ids: tuple[str, str] | None,
+    reward_version: int,
+) -> LogFacts:
+    """The facts of the positions in (after, upto].
+
+    Args:
+        connection: to the database.
+        policy_id: whose log.
+        positions: after, upto.
+        ids: the first and the last decision between which none should lack a reward; None where
+            there are none.
+        reward_version: by which they are judged.
+    """
+    given: dict[str, Any] = {"policy": policy_id, "reward_version": reward_version}
+    rows = connection.execute(_JOINED, {**given, "after": positions[0], "upto": positions[1]}).all()
+    waiting: Sequence[float] = []
+    if ids is not None:
+        span = {"first": ids[0], "last": ids[1], "limit": MAX_WAITING}
+        waiting = connection.scalars(_WAITING, {**given, **span}).all()
+    return LogFacts(
+        version=np.array([_who(row.version, row.mode) for row in rows], dtype=np.str_),
+        at=np.array([row.at for row in rows], dtype=np.float64),
+        joined_at=np.array([row.joined_at for row in rows], dtype=np.float64),
+        propensity=np.array([row.propensity for row in rows], dtype=np.float64),
+        due_at=np.array(waiting, dtype=np.float64),
+    )
+
+
+def served(
+    connection: sa.Connection, policy_id: UUID, *, positions: tuple[int, int], limit: int
+) -> Served:
+    """What the newest decisions at the positions in (after, upto] logged; at most ``limit``."""
+    rows = connection.execute(
+        _SERVED,
+        {"policy": policy_id, "after": positions[0], "upto": positions[1], "limit": limit},
+    ).all()
+    arms = tuple(sorted({arm for row in rows for arm in row.eligible}))
+    place = {arm: i for i, arm in enumerate(arms)}
+    distribution = np.zeros((len(rows), len(arms)))
+    for number, row in enumerate(rows):
+        distribution[number, [place[arm] for arm in row.eligible]] = row.distribution
+    return Served(
+        version=np.array([_who(row.version, "") for row in rows], dtype=np.str_),
+        arms=arms,
+        distribution=distribution,
+        action=np.array([place[row.action] for row in rows], dtype=np.int64),
+    )
+
+
+def episode_sizes(
+    connection: sa.Connection, project_id: UUID, policy_id: UUID, episodes: Sequence[str]
+) -> dict[str, int]:
+    """How many decisions of the policy each of these episodes has, judged or not."""
+    given = {"project": project_id, "policy": policy_id, "episodes": list(episodes)}
+    return {row.episode_id: row.decisions for row in connection.execute(_EPISODES, given)}
+
+
+def _who(version: int, mode: str) -> str:
+    return "imported" if mode == "imported" else f"version {version}"
