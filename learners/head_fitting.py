@@ -218,10 +218,10 @@ def calibrate(
         return replace(plain, bias=plain.bias - edge, temperature=unit)
     slope, shift = _platt(z, labels, weight)
     if slope <= _LEAST:  # the vectors tell nothing: what is left is how often it is so
-        nothing = np.zeros_like
-        spread = None if plain.spread is None else nothing(plain.spread)
-        bias = np.full(plain.bias.shape, shift)
-        return replace(plain, weights=nothing(plain.weights), bias=bias, spread=spread)
+        good, n = float(weight @ labels), float(weight.sum())
+        spread = None if plain.spread is None else np.zeros_like(plain.spread)
+        bias = np.full(plain.bias.shape, np.log((good + 1) / (n - good + 1)))
+        return replace(plain, weights=np.zeros_like(plain.weights), bias=bias, spread=spread)
     return replace(plain, bias=plain.bias + shift / slope, temperature=1.0 / slope)
 
 
