@@ -213,9 +213,12 @@ def schedule(better: Duel, seed: int) -> Ints:
 
 def needed(own: Evaluation, other: Evaluation, level: float) -> int:
     """What the planner says of a gain of 5 points over another policy."""
-    worst = float(np.abs(own.weights - other.weights).max())
-    spread = of_influence(own.influence - other.influence, worst=worst)
-    return plan(Question(BETTER, 20_000.0, POWER, level), spread, "fixed").decisions
+    shift = own.weights - other.weights
+    spread = of_influence(
+        own.influence - other.influence, worst=float(np.abs(shift).max()), shift=shift
+    )
+    question = Question(BETTER, 20_000.0, POWER, level, min_effective_n=GATE.min_effective_n)
+    return plan(question, spread, "fixed").decisions
 
 
 def promoted(duel: Duel, looks: Ints, seed: int) -> int | None:

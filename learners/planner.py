@@ -39,13 +39,22 @@ class Spread:
         deviation: standard deviation of its influence value.
         worst: largest distance that one row's influence value could have from 0: each bound is
             taken with one more such row. 0 for none.
+        effective: what a decision adds to the effective sample size where the two differ.
+        effective_deviation: standard deviation of that.
     """
 
     deviation: float
     worst: float = 0.0
+    effective: float = 1.0
+    effective_deviation: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse what no log can have."""
+        if not (0.0 < self.effective <= 1.0 and 0.0 <= self.effective_deviation < math.inf):
+            raise EstimateError(
+                f"effective {self.effective} and its deviation {self.effective_deviation}: a "
+                "decision adds more than 0 and at most 1 to the effective sample size"
+            )
         if not (math.isfinite(self.deviation) and self.deviation > 0):
             raise EstimateError(f"deviation {self.deviation} must be finite and above 0")
         if not (math.isfinite(self.worst) and self.worst >= 0):
@@ -62,6 +71,7 @@ class Question:
         power: chance to see it.
         level: of the two-sided interval.
         design_effect: by how much rows of one session or user tell less than independent ones.
+        min_effective_n: below which a gate lets nothing through, whatever the interval says.
     """
 
     difference: float
@@ -69,9 +79,12 @@ class Question:
     power: float = 0.8
     level: float = 0.95
     design_effect: float = 1.0
+    min_effective_n: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse what has no answer."""
+        if not 0.0 <= self.min_effective_n < math.inf:
+            raise EstimateError(f"min_effective_n {self.min_effective_n} must be at least 0")
         if not (math.isfinite(self.difference) and self.difference > 0):
             raise EstimateError(f"difference {self.difference} must be finite and above 0")
         if not (math.isfinite(self.requests_per_day) and self.requests_per_day > 0):
@@ -147,7 +160,10 @@ def plan(question: Question, spread: Spread, method: Method = "anytime") -> Plan
 
 
 def _seen(n: float, tuned_for: float, question: Question, spread: Spread, method: Method) -> float:
-    """Chance that after n decisions the lower bound is above 0."""
+    """Chance that after n decisions the lower bound is above 0, and the effective size enough.
+
+    Both are taken as independent: the one is about what the rows earned, the other how many count.
+    """
     if method == "fixed":
         far = NormalDist().inv_cdf(0.5 + question.level / 2)
     else:
@@ -160,7 +176,16 @@ def _seen(n: float, tuned_for: float, question: Question, spread: Spread, method
         square += fall * fall / rows
     noise = spread.deviation / math.sqrt(independent)
     half = far * math.sqrt(square / independent)
-    return NormalDist().cdf((reach - half) / noise)
+    return NormalDist().cdf((reach - half) / noise) * _enough(independent, question, spread)
+
+
+def _enough(independent: float, question: Question, spread: Spread) -> float:
+    """Chance that the effective sample size has reached its floor."""
+    if question.min_effective_n == 0.0:
+        return 1.0
+    over = independent * spread.effective - question.min_effective_n
+    noise = spread.effective_deviation * math.sqrt(independent)
+    return NormalDist().cdf(over / noise) if noise > 0.0 else float(over >= 0.0)
 
 
 def _first(enough: Callable[[float], bool]) -> int:
@@ -180,7 +205,11 @@ def _first(enough: Callable[[float], bool]) -> int:
 
 
 def of_influence(
-    gap: NDArray[np.float64], *, worst: float = 0.0, clusters: NDArray[np.int64] | None = None
+    gap: NDArray[np.float64],
+    *,
+    worst: float = 0.0,
+    clusters: NDArray[np.int64] | None = None,
+    shift: NDArray[np.float64] | None = None,
 ) -> Spread:
     """From a log: the paired influence values of candidate − champion.
 
@@ -188,14 +217,38 @@ def of_influence(
         gap: shape ``(n,)``.
         worst: as of :class:`Spread`.
         clusters: as in :mod:`learners.intervals`; the spread then holds their design effect.
+        shift: the candidate's weights less the champion's, shape ``(n,)``: says what a decision
+            adds to the effective sample size where the candidate gains. None: it is not asked.
 
     Raises:
-        EstimateError: Fewer than two clusters, or all alike.
+        EstimateError: Fewer than two clusters, all alike, or no row with a shift above 0.
     """
     error = clustered(gap, clusters).standard_error
     if not math.isfinite(error):
         raise EstimateError("one influence value, or one cluster: give two or more")
-    return Spread(error * math.sqrt(len(gap)), worst)
+    effective = (1.0, 0.0) if shift is None else _of_shift(np.maximum(shift, 0.0), clusters)
+    return Spread(error * math.sqrt(len(gap)), worst, *effective)
+
+
+def _of_shift(
+    gained: NDArray[np.float64], clusters: NDArray[np.int64] | None
+) -> tuple[float, float]:
+    """What a row adds to Kish's ``(Σw)² / Σw²``, and the standard deviation of that.
+
+    The deviation is that of the ratio's linearised rows: with a = Σw / Σw², a row's part moves it
+    by 2·a·w − a²·w².
+    """
+    rows, total = len(gained), clustered(gained, clusters).sums
+    square = float(np.square(total).sum())
+    if square == 0.0:
+        raise EstimateError(
+            "no logged decision served what the candidate would rather choose: explore more"
+        )
+    scale = float(total.sum()) / square
+    linear = 2.0 * scale * total - scale**2 * np.square(total)
+    return min(scale * float(total.sum()) / rows, 1.0), float(linear.std()) * math.sqrt(
+        len(total) / rows
+    )
 
 
 def of_exploration(
@@ -240,7 +293,9 @@ def of_exploration(
         differ * moved**2 * (1.0 / rare + 1.0 / (1.0 - exploration + rare)) * reward_deviation**2
     )
     worst = 2.0 * reward_deviation * moved / rare if worst_row else 0.0
-    return Spread(math.sqrt(square), worst)
+    # Only rows that served the candidate's favourite by exploring count, all with one weight.
+    gained = differ * rare
+    return Spread(math.sqrt(square), worst, gained, math.sqrt(gained * (1.0 - gained)))
 
 
 def of_split(reward_deviation: float, share: float = 0.5, *, explained: float = 0.0) -> Spread:

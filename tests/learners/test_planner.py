@@ -116,3 +116,44 @@ def test_what_has_no_answer_is_refused(call, message):
 @pytest.mark.soak
 def test_plans_are_kept_in_500_worlds_each():
     assert [each.measure for each in bench.planned(500) if not each.holds] == []
+
+
+def test_a_floor_of_effective_rows_takes_as_long_as_enough_of_them_take_to_come():
+    few = of_exploration(5, 0.2, 0.01, 0.06)  # a tiny spread: only the floor takes time
+    assert few.effective == pytest.approx(0.06 * 0.04)
+    without = plan(QUESTION, few, "fixed").decisions
+    found = plan(replace(QUESTION, min_effective_n=50.0), few, "fixed")
+    assert without < 1_000 < 50 / few.effective < found.decisions
+    # Half of the time half of the asked rows have come; the plan waits for four in five.
+    come = np.random.default_rng(0).binomial(found.decisions, few.effective, 20_000)
+    assert (come >= 50).mean() == pytest.approx(0.8, abs=0.04)  # 5 standard errors: 0.014
+
+
+def test_what_a_decision_adds_to_the_effective_size_is_read_off_a_logs_weights():
+    random = np.random.default_rng(1)
+
+    def weights(rows):
+        return np.where(random.random(rows) < 0.05, random.uniform(2.0, 20.0, rows), 0.0)
+
+    spread = of_influence(random.normal(size=50_000), shift=weights(50_000))
+    sizes = [w.sum() ** 2 / (w @ w) for w in (weights(2_000) for _ in range(4_000))]
+    assert 2_000 * spread.effective == pytest.approx(np.mean(sizes), rel=0.03)
+    expected = spread.effective_deviation * math.sqrt(2_000)
+    assert expected == pytest.approx(np.std(sizes), rel=0.06)
+
+
+def test_effective_rows_of_clusters_count_the_clusters():
+    weights = np.repeat([0.0, 3.0, 0.0, 0.0, 1.0], 100)
+    gap = np.random.default_rng(2).normal(size=500)
+    alone, paired = (
+        of_influence(gap, shift=weights, clusters=clusters)
+        for clusters in (None, np.arange(500) // 2)
+    )
+    assert paired.effective == pytest.approx(alone.effective / 2)
+
+
+def test_a_log_that_never_served_what_the_candidate_gains_by_has_no_plan():
+    with pytest.raises(EstimateError, match="explore more"):
+        of_influence(np.arange(5.0), shift=np.array([-1.0, 0.0, 0.0, -2.0, 0.0]))
+    with pytest.raises(EstimateError, match="min_effective_n"):
+        replace(QUESTION, min_effective_n=-1.0)
