@@ -1,0 +1,1 @@
+"""Attention with padding and a sliding window: an oracle, one GPU kernel, and its launcher."""
