@@ -158,12 +158,19 @@ class Heads:
         if bad:
             raise HeadError(f"a logged vector of {bad[0]} numbers: give 1 to {MAX_DIMENSION}")
         for at, one in enumerate(self.served):
-            if one.parent is not None:
-                self._check_parent(one.parent, names[:at])
+            roots = [head.name for head in self.served[:at] if head.parent is None]
+            self._check_parent(one, roots)
 
-    def _check_parent(self, parent: str, before: list[str]) -> None:
-        if parent not in before or self.by_name[parent].model.kind == "softmax":
-            raise HeadError(f"parent {parent!r}: it must come first, and have two classes")
+    def _check_parent(self, child: ServedHead, before: list[str]) -> None:
+        name = child.parent
+        if name is None:
+            return
+        asked = name in before and self.by_name[name].model.kind == "binary"
+        if not asked or child.model.kind == "ood":
+            raise HeadError(
+                f"head {child.name!r} has parent {name!r}: that must come first and be a binary "
+                "head without a parent, and an ood head has none"
+            )
 
     @property
     def by_name(self) -> dict[str, ServedHead]:

@@ -363,6 +363,36 @@ experiments = sa.Table(
     sa.UniqueConstraint("policy_id", "name"),
 )
 
+heads = sa.Table(
+    "heads",
+    metadata,
+    _ref("policy_id", "policies.id", key=True),
+    _text("name", key=True),
+    _count("number", key=True),
+    _text("state"),
+    _json("declaration"),
+    _json("model"),
+    sa.Column("tensors", BYTEA, nullable=False),
+    _text("digest"),
+    _count("labels"),
+    _id("trained_to", key=False),
+    _id("judged_to", key=False),
+    _text("data_digest"),
+    sa.Column("passed", sa.Boolean, nullable=False),
+    _text("summary"),
+    _json("numbers"),
+    _json("checks"),
+    _time("created_at"),
+    _time("served_at", null=True),
+    sa.Index(
+        "uq_heads_serving",
+        "policy_id",
+        "name",
+        unique=True,
+        postgresql_where=sa.text("state = 'serving'"),
+    ),
+)
+
 findings = sa.Table(
     "findings",
     metadata,
