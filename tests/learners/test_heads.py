@@ -77,7 +77,7 @@ def test_a_bundle_brings_its_heads_and_what_they_guard() -> None:
         fit(random.normal(size=(50, 2)), np.zeros(50, np.int64), kind="ood", classes=("a",))
     )
     heads = Heads(
-        (served("unsafe", binary()), served("odd", ood, parent="unsafe")),
+        (served("unsafe", binary()), served("why", binary(), parent="unsafe"), served("odd", ood)),
         (("embedding", 384),),
         (HeadGuard("unsafe", 0.7, "safe"),),
     )
@@ -89,7 +89,7 @@ def test_a_bundle_brings_its_heads_and_what_they_guard() -> None:
     assert found.digest == bundle.digest
     assert found.heads.guards == heads.guards
     assert found.heads.logged == heads.logged
-    assert found.heads.by_name["odd"].parent == "unsafe"
+    assert found.heads.by_name["why"].parent == "unsafe"
     x = random.normal(size=(5, 2))
     for name, one in heads.by_name.items():
         np.testing.assert_array_equal(
@@ -118,6 +118,9 @@ def test_heads_of_a_bundle_refuse_what_they_cannot_mean() -> None:
         Heads((one, one))
     with pytest.raises(HeadError, match="must come first"):
         Heads((served("why", binary(), parent="unsafe"), one))
+    odd = fit(np.eye(2), np.zeros(2, np.int64), kind="ood", classes=("a",))
+    with pytest.raises(HeadError, match="an ood head has none"):
+        Heads((one, served("odd", odd, parent="unsafe")))
     with pytest.raises(HeadError, match="small letters"):
         served("un.safe", binary())
     with pytest.raises(HeadError, match="at_least"):
