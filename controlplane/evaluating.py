@@ -17,9 +17,9 @@ from controlplane import scorers
 from controlplane.candidates import Log
 from controlplane.config import PolicyConfig, read_config
 from controlplane.errors import InvalidError, NotFoundError
+from controlplane.findings import plain
 from controlplane.gates import Check
 from controlplane.publishing import CHAMPION, EVALUATION
-from controlplane.release_steps import plain
 from controlplane.revisions import told_apart
 from controlplane.round_log import RoundLog, keeping
 from learners import diagnostics, ope

@@ -88,6 +88,8 @@ class MonitorsConfig:
         action_mix: which arms serve.
         feedback: how often feedback comes, and how late.
         propensity: whether arms are served as often as the logged probabilities say.
+        feedback_within_s: seconds after a decision at which ``feedback`` counts whether it was
+            answered, where its reward waits for longer.
         widen_to: share of the traffic that explores evenly after ``widen``.
         hold_s: seconds for which ``freeze`` and ``widen`` stand.
     """
@@ -100,6 +102,7 @@ class MonitorsConfig:
     action_mix: MonitorConfig = field(default_factory=MonitorConfig)
     feedback: MonitorConfig = field(default_factory=MonitorConfig)
     propensity: MonitorConfig = field(default_factory=MonitorConfig)
+    feedback_within_s: float = 600.0
     widen_to: float = 0.3
     hold_s: float = 86_400.0
 
@@ -108,6 +111,12 @@ class MonitorsConfig:
         if not 0.001 <= self.widen_to <= 1:
             raise SettingError(
                 "monitors.widen_to", f"monitors.widen_to is {self.widen_to}: give 0.001 to 1"
+            )
+        if not 1 <= self.feedback_within_s <= MAX_SECONDS:
+            raise SettingError(
+                "monitors.feedback_within_s",
+                f"monitors.feedback_within_s is {self.feedback_within_s}: give 1 to "
+                f"{MAX_SECONDS:.0f}",
             )
         if not 0 <= self.hold_s <= MAX_SECONDS:
             raise SettingError(

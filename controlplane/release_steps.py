@@ -3,7 +3,6 @@
 import hashlib
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
 
 import sqlalchemy as sa
 import structlog
@@ -164,13 +163,3 @@ def arms_digest(connection: sa.Connection, policy: StoredPolicy) -> str:
     """Of the pool's arms as they stand: with others, a stage's numbers say nothing."""
     rows = policies.list_arms(connection, policy.pool_id)
     return hashlib.sha256(canonical_json(rows)).hexdigest()
-
-
-def plain(value: Any) -> Any:
-    """As JSON holds it: None for a number that is not finite."""
-    if isinstance(value, dict):
-        return {name: plain(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(each) for each in value]
-    finite = not isinstance(value, float) or abs(value) < float("inf")
-    return value if finite else None

@@ -24,6 +24,7 @@ from controlplane.errors import (
     NotFoundError,
     StaleError,
 )
+from controlplane.findings import plain
 from controlplane.publishing import CHAMPION, Publisher
 from controlplane.release_config import read_rules
 from controlplane.release_entry import COMPLETED, ROUND
@@ -39,7 +40,6 @@ from controlplane.release_steps import (
     arms_digest,
     end,
     enter,
-    plain,
     send_back,
     stage_name,
 )

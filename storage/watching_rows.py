@@ -1,4 +1,4 @@
-"""What the monitors read: the log's next rows with their decisions and their first feedback."""
+"""What the monitors read: decisions as they arrive, and the log's next rows with their rewards."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,35 +10,65 @@ import sqlalchemy as sa
 
 from storage.policies import StoredPolicy
 
-# Each decision and its feedback is looked up by its key; what an episode was told is told of each
-# of its decisions.
-_NEXT = """
+FIRST_ID, LAST_ID = UUID(int=0), UUID(int=2**128 - 1)
+
+# Each decision is looked up by its key.
+_JOINED = """
 SELECT i.position, d.at, d.version, d.serial, d.context, d.eligible, d.distribution, d.action,
-       CASE WHEN i.reward_version = :reward_version THEN i.reward END AS reward, f.said_at
+       CASE WHEN i.reward_version = :reward_version THEN i.reward END AS reward, NULL AS said_at
 FROM (
   SELECT position, decision_id, policy_id, reward, reward_version FROM interactions
   WHERE policy_id = :policy AND position > :after AND position <= :upto
   ORDER BY position LIMIT :limit
 ) i CROSS JOIN LATERAL (
-  SELECT at, project_id, version, serial, context, eligible, distribution, action, episode_id
-  FROM decisions
+  SELECT at, version, serial, context, eligible, distribution, action FROM decisions
   WHERE decision_id = i.decision_id AND policy_id = i.policy_id
     AND mode NOT IN ('imported', 'shadow') OFFSET 0
-) d LEFT JOIN LATERAL (
+) d ORDER BY i.position
+"""
+
+# The bound on the arrival alone is what its index knows.
+_ARRIVED = """
+SELECT d.received_at, d.decision_id, d.at, d.version, d.serial, d.context, d.eligible,
+       d.distribution, d.action, NULL AS reward, {said_at} AS said_at
+FROM (
+  SELECT * FROM decisions
+  WHERE policy_id = :policy AND received_at >= :after AND received_at <= :upto
+    AND (received_at, decision_id) > (:after, CAST(:after_id AS uuid))
+    AND mode NOT IN ('imported', 'shadow')
+  ORDER BY received_at, decision_id LIMIT :limit
+) d {feedback} ORDER BY d.received_at, d.decision_id
+"""
+
+# What an episode was told is told of each of its decisions.
+_SAID = """LEFT JOIN LATERAL (
   SELECT min(occurred_at) AS said_at FROM (
     SELECT occurred_at FROM feedback
-    WHERE decision_id = i.decision_id AND project_id = d.project_id AND retracted_at IS NULL
+    WHERE decision_id = d.decision_id AND project_id = d.project_id AND retracted_at IS NULL
     UNION ALL
     SELECT occurred_at FROM feedback
     WHERE d.episode_id IS NOT NULL AND episode_id = d.episode_id AND project_id = d.project_id
       AND retracted_at IS NULL
-  ) said
-) f ON true ORDER BY i.position
+  ) said WHERE occurred_at <= d.at + make_interval(secs => :within_s)
+) f ON true"""
+
+_NEWEST = """
+SELECT received_at FROM decisions WHERE policy_id = :policy
+ORDER BY decision_id DESC OFFSET :skip LIMIT 1
 """
 
+# The newest decision by its id stands for the newest arrival: what comes late is read with it.
 _DUE = """
 SELECT p.id FROM policies p LEFT JOIN watches w ON w.policy_id = p.id
-WHERE p.log_position > coalesce(w.position, 0) AND coalesce(w.updated_at <= :before, true)
+LEFT JOIN LATERAL (
+  SELECT received_at FROM decisions
+  WHERE policy_id = p.id ORDER BY decision_id DESC LIMIT 1
+) newest ON true
+WHERE (p.log_position > coalesce(w.position, 0)
+    OR newest.received_at > coalesce(
+         least(CAST(w.state #>> '{seen,arrived,at}' AS timestamptz),
+               CAST(w.state #>> '{seen,answered,at}' AS timestamptz)), '-infinity'))
+   AND coalesce(w.updated_at <= :before, true)
    OR EXISTS (
      SELECT 1 FROM jsonb_each(coalesce(w.overrides, '{}')) AS one(name, what)
      WHERE CAST(one.what ->> 'until' AS timestamptz) <= :now
@@ -47,10 +77,17 @@ WHERE p.log_position > coalesce(w.position, 0) AND coalesce(w.updated_at <= :bef
 
 
 @dataclass(frozen=True, slots=True)
-class WatchedRow:
-    """A joined decision; ``reward`` is by the reward in force, ``said_at`` its first feedback's."""
+class Mark:
+    """Up to where arrivals have been read: all up to a time, and at that very time up to an id."""
 
-    position: int
+    at: datetime
+    decision_id: UUID = LAST_ID
+
+
+@dataclass(frozen=True, slots=True)
+class WatchedRow:
+    """A decision; ``reward`` is by the reward in force, ``said_at`` its first feedback's."""
+
     at: datetime
     version: int
     serial: int
@@ -58,11 +95,11 @@ class WatchedRow:
     eligible: Sequence[str]
     distribution: Sequence[float]
     action: str
-    reward: float | None
-    said_at: datetime | None
+    reward: float | None = None
+    said_at: datetime | None = None
 
 
-def next_rows(
+def joined(
     connection: sa.Connection,
     policy: StoredPolicy,
     *,
@@ -71,7 +108,7 @@ def next_rows(
     limit: int,
     reward_version: int,
 ) -> list[WatchedRow]:
-    """Joined decisions at positions in (after, upto], in order.
+    """Joined decisions at positions in (after, upto], in order, with their rewards.
 
     Neither imported ones nor shadows' are among them, but they count towards the limit.
     """
@@ -82,9 +119,62 @@ def next_rows(
         "limit": limit,
         "reward_version": reward_version,
     }
-    return [WatchedRow(*row) for row in connection.execute(sa.text(_NEXT), given)]
+    return [WatchedRow(*row[1:]) for row in connection.execute(sa.text(_JOINED), given)]
+
+
+def arrived(
+    connection: sa.Connection,
+    policy: StoredPolicy,
+    *,
+    after: Mark,
+    upto: datetime,
+    limit: int,
+    within_s: float | None = None,
+) -> tuple[list[WatchedRow], Mark]:
+    """Decisions in the order of their arrival, neither imported ones nor shadows'.
+
+    Args:
+        connection: to the database.
+        policy: whose.
+        after: up to where they have been read.
+        upto: the last arrival that is read.
+        limit: of the rows.
+        within_s: seconds after a decision within which its first feedback counts; None: no
+            feedback is read.
+
+    Returns:
+        The rows, and up to where they have been read now.
+    """
+    asked = within_s is not None
+    statement = _ARRIVED.format(
+        said_at="f.said_at" if asked else "NULL", feedback=_SAID if asked else ""
+    )
+    given = {
+        "policy": policy.id,
+        "after": after.at,
+        "after_id": after.decision_id,
+        "upto": upto,
+        "limit": limit,
+        **({"within_s": within_s} if asked else {}),
+    }
+    found = connection.execute(sa.text(statement), given).all()
+    rows = [WatchedRow(*row[2:]) for row in found]
+    if len(found) < limit:
+        return rows, Mark(upto) if upto > after.at else after
+    return rows, Mark(found[-1].received_at, found[-1].decision_id)
+
+
+def arrival_of(connection: sa.Connection, policy_id: UUID, *, skip: int) -> datetime | None:
+    """When a decision arrived, counted from the newest on; None where there are not so many."""
+    found: datetime | None = connection.scalar(
+        sa.text(_NEWEST), {"policy": policy_id, "skip": skip}
+    )
+    return found
 
 
 def due_watches(connection: sa.Connection, now: datetime, before: datetime) -> list[UUID]:
-    """Policies whose log has grown and was last looked at ``before``, or with an override over."""
+    """Policies of which there is more to read and that were last looked at ``before``.
+
+    Those of which an override is over are due at once.
+    """
     return list(connection.scalars(sa.text(_DUE), {"now": now, "before": before}))

@@ -1,15 +1,26 @@
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from controlplane import agenda, overrides, publishing, release_entry, watches
+from controlplane import (
+    agenda,
+    overrides,
+    publishing,
+    registry,
+    release_entry,
+    watch_reading,
+    watches,
+)
 from controlplane.errors import ConflictError
+from controlplane.registry import RewardBody
 from controlplane.release_config import ReleaseConfig
 from storage import releases as stored
 from storage import tables, versions, watching_rows
 from storage.releases import StoredFinding
+from storage.watching_rows import Mark, WatchedRow
 from storage.work import WATCH, Due
 from tests.controlplane.learning_world import NOW, PUBLISHER
 from tests.controlplane.release_world import FAILS, Way
@@ -18,12 +29,12 @@ BROKEN = dict.fromkeys(FAILS, 0.9)
 FINE = dict.fromkeys(FAILS, 0.02)
 LOOK = {"reference": 400, "window": 200, "detectors": False, "patience": 1, "sigmas": 4.0}
 NAMES = ("reward", "arm_reward", "context", "action_mix", "feedback", "propensity")
+OFF = {name: {"enabled": False} for name in NAMES}
 
 
 def watched(engine: sa.Engine, name: str, reaction: str, **more: Any) -> Way:
     """A policy that one monitor watches, and that has served for long enough to be known."""
-    each = {other: {"enabled": False} for other in NAMES}
-    way = Way(engine, config={"monitors": {**each, name: {**LOOK, "reaction": reaction}, **more}})
+    way = Way(engine, config={"monitors": {**OFF, name: {**LOOK, "reaction": reaction}, **more}})
     way.serve(600)
     assert look(way) == []
     return way
@@ -46,9 +57,10 @@ def standing(way: Way) -> dict[str, Any]:
         return overrides.read(connection, way.world.policy.id, way.now)
 
 
-def due(way: Way) -> bool:
+def due(way: Way, after: timedelta = timedelta(0)) -> bool:
+    now = way.now + after
     with way.engine.connect() as connection:
-        found = watching_rows.due_watches(connection, way.now, way.now - watches.EVERY)
+        found = watching_rows.due_watches(connection, now, now - watches.EVERY)
     return way.world.policy.id in found
 
 
@@ -236,35 +248,130 @@ def test_what_a_shadow_was_asked_is_not_watched(engine: sa.Engine) -> None:
     with engine.begin() as connection:
         connection.execute(sa.update(tables.decisions).values(mode="shadow"))
         policy = way.world.policy
-        rows = watching_rows.next_rows(
-            connection, policy, after=0, upto=policy.log_position, limit=100, reward_version=1
-        )
-    assert rows == []
+        end = policy.log_position
+        assert watching_rows.joined(
+            connection, policy, after=0, upto=end, limit=100, reward_version=1
+        ) == []  # fmt: skip
+    assert arrivals(way) == []
 
 
-def test_feedback_is_counted_with_its_delay(engine: sa.Engine) -> None:
-    way = watched(engine, "feedback", "none")
+def arrivals(way: Way, within_s: float | None = None, **more: Any) -> list[WatchedRow]:
+    """Whatever has arrived, from the start on."""
+    asked = {"after": Mark(NOW - timedelta(days=1)), "upto": way.now, "limit": 10_000, **more}
+    with way.engine.connect() as connection:
+        return watching_rows.arrived(connection, way.world.policy, within_s=within_s, **asked)[0]
+
+
+def test_what_needs_no_reward_is_watched_as_it_comes(engine: sa.Engine) -> None:
+    week = 7 * 86_400
+    way = Way(engine, config={"monitors": {**OFF, "action_mix": {**LOOK, "reaction": "freeze"}}})
+    with engine.begin() as connection:
+        body = RewardBody("1 - error", wait_s=week)
+        registry.put_reward(connection, way.world.policy, body, now=way.now)
+    way.serve(600)
+    assert look(way) == []
+    before = way.now
+    way.serve(300)
+    move(way, before)
+    assert way.world.policy.log_position == 0, "no wait is over"
+    assert due(way, after=watches.EVERY)
+    (finding,) = look(way)
+    assert (finding.monitor, finding.reaction) == ("action_mix", "freeze")
+    assert "frozen" in standing(way)
+    assert not due(way, after=watches.EVERY)
+
+
+def move(way: Way, since: datetime) -> None:
+    """Have one arm serve everything that has arrived since then."""
+    late = tables.decisions.c.received_at > since
+    with way.engine.begin() as connection:
+        connection.execute(sa.update(tables.decisions).where(late).values(action="a"))
+
+
+def test_each_arrival_is_watched_once_though_its_transaction_ends_late(engine: sa.Engine) -> None:
+    way = watched(engine, "context", "none")
+    way.now -= timedelta(seconds=4)
+    way.serve(100)
+    way.now -= timedelta(seconds=4)  # it has arrived two seconds ago
+    assert look(way) == []
+    assert rows_of(way, "context") == 0
+    way.now += timedelta(seconds=4)
+    for _ in range(2):
+        assert look(way) == []
+        assert rows_of(way, "context") == 100
+
+
+def test_a_reading_goes_on_within_the_arrivals_of_one_moment(engine: sa.Engine) -> None:
+    way = Way(engine)
+    way.serve(50)
     with engine.connect() as connection:
-        policy = way.world.policy
-        rows = watching_rows.next_rows(
-            connection, policy, after=0, upto=10, limit=100, reward_version=1
-        )
-        assert len(rows) == 10
-        assert {row.said_at for row in rows} == {None}
-        ids = connection.execute(
-            sa.select(tables.interactions.c.decision_id, tables.interactions.c.position)
+        policy, mark, seen = way.world.policy, Mark(NOW - timedelta(days=1)), 0
+        for expected in (20, 20, 10, 0):
+            rows, mark = watching_rows.arrived(
+                connection, policy, after=mark, upto=way.now, limit=20
+            )
+            assert len(rows) == expected
+            seen += len(rows)
+    assert seen == 50
+    assert mark == Mark(way.now)
+
+
+def test_a_release_that_watched_at_the_wait_only_is_gone_on_with(engine: sa.Engine) -> None:
+    way = watched(engine, "propensity", "none")
+    with engine.begin() as connection:
+        watch = stored.find_watch(connection, way.world.policy.id)
+        assert watch is not None
+        known = {name: one for name, one in watch.state.items() if name != "seen"}
+        stored.put_watch(connection, replace(watch, state=known))
+    way.serve(100)
+    assert look(way) == []
+    with engine.connect() as connection:
+        watch = stored.find_watch(connection, way.world.policy.id)
+    assert watch is not None
+    state = watch.state["monitors"]["propensity"]
+    served = sum(int(told[0]) for told in (state["reference"] or {}).values())
+    assert (served, state["rows"]) == (600, 100), "what was read before is not read again"
+
+
+def test_feedback_counts_with_its_delay_where_it_came_in_time(engine: sa.Engine) -> None:
+    way = watched(engine, "feedback", "none", feedback_within_s=60.0)
+    assert {row.said_at for row in arrivals(way, within_s=60.0)} == {None}
+    with engine.connect() as connection:
+        ids = connection.scalars(
+            sa.select(tables.decisions.c.decision_id).order_by(tables.decisions.c.decision_id)
         ).all()
-    first = next(row.decision_id for row in ids if row.position == 1)
-    say(way, first, rows[0].at + timedelta(seconds=7))
-    with engine.connect() as connection:
-        rows = watching_rows.next_rows(
-            connection, policy, after=0, upto=10, limit=100, reward_version=1
-        )
-    made = watches.batch(rows, policy_features(way))
+    rows = arrivals(way)
+    say(way, ids[0], rows[0].at + timedelta(seconds=7))
+    say(way, ids[1], rows[1].at + timedelta(seconds=61))
+    made = watch_reading.batch(arrivals(way, within_s=60.0, limit=10), policy_features(way))
     assert made.answered.tolist() == [True] + [False] * 9
     assert made.delay_s[0] == pytest.approx(7.0)
     assert made.distribution.sum(axis=1) == pytest.approx(1.0)
     assert set(made.context) == {"domain", "length"}
+
+
+def test_feedback_is_looked_at_once_its_time_is_over_and_not_before(engine: sa.Engine) -> None:
+    week = 7 * 86_400
+    declared = {**OFF, "feedback": LOOK, "feedback_within_s": 60.0}
+    way = Way(engine, config={"monitors": declared})
+    with engine.begin() as connection:
+        body = RewardBody("1 - error", wait_s=week)
+        registry.put_reward(connection, way.world.policy, body, now=way.now)
+    way.serve(100)
+    assert look(way) == []
+    assert rows_of(way, "feedback") == 0
+    way.now += timedelta(seconds=60)
+    assert due(way)
+    assert look(way) == []
+    assert rows_of(way, "feedback") == 100
+    assert not due(way, after=watches.EVERY)
+
+
+def rows_of(way: Way, name: str) -> int:
+    with way.engine.connect() as connection:
+        watch = stored.find_watch(connection, way.world.policy.id)
+    assert watch is not None
+    return int(watch.state["monitors"][name]["rows"])
 
 
 def policy_features(way: Way) -> Any:
