@@ -40,6 +40,7 @@ class Ground:
         exploration: share of the traffic that is explored evenly.
         floor: the same of a policy that is to come.
         arms: in service.
+        min_effective_n: what the policy's gate asks for.
     """
 
     metric: str
@@ -50,6 +51,7 @@ class Ground:
     exploration: float
     floor: float
     arms: int
+    min_effective_n: float
 
 
 def measure_of(
@@ -112,7 +114,7 @@ def ground(
     if rate is None:
         rate = _rate(connection, policy, now)
     explored = experiment_rows.exploration(connection, policy, now - SEEN, limit=MAX_SPREADS)
-    floor = read_config(policy.config).floor
+    config = read_config(policy.config)
     arms = len(policies.list_arms(connection, policy.pool_id))
     return Ground(
         metric=metric,
@@ -120,9 +122,10 @@ def ground(
         deviation=deviation,
         design_effect=effect,
         values=count,
-        exploration=floor if explored is None else explored,
-        floor=floor,
+        exploration=config.floor if explored is None else explored,
+        floor=config.floor,
         arms=arms,
+        min_effective_n=config.gate.min_effective_n,
     )
 
 
@@ -145,7 +148,7 @@ def of_ab(on: Ground, question: dict[str, float], *, share: float, part: float =
 
 
 def of_log(on: Ground, question: dict[str, float], *, differ: float) -> list[Plan]:
-    """Until the champion's own log shows it, looked at once and at any time.
+    """Until a gate sees it on the champion's own log, looked at once and at any time.
 
     Args:
         on: what the plan rests on.
@@ -156,7 +159,10 @@ def of_log(on: Ground, question: dict[str, float], *, differ: float) -> list[Pla
         EstimateError: A number is out of range, or it would take too long.
     """
     asked = Question(
-        requests_per_day=on.requests_per_day, design_effect=on.design_effect, **question
+        requests_per_day=on.requests_per_day,
+        design_effect=on.design_effect,
+        min_effective_n=on.min_effective_n,
+        **question,
     )
     explored = min(max(on.exploration, 1e-6), 1.0)
     floor = min(on.floor, 1.0 - 1e-6)
