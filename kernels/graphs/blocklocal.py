@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from kernels.graphs.layers import MASKED, Encoder
+from kernels.graphs.layers import FLOAT, MASKED, Encoder
 
 
 def prepare(encoder: Encoder, window: int) -> Callable[[Encoder, str, int], str]:
@@ -72,7 +72,7 @@ def _penalty(encoder: Encoder, rest: str, blocks: str, window: int) -> str:
     graph = encoder.graph
     away = np.arange(3 * window)[None, :] - np.arange(window)[:, None] - window
     band = np.where(np.abs(away) <= window, 0.0, MASKED).astype(np.float32)
-    seen = graph.add("Cast", "attention_mask", to=1)
+    seen = graph.add("Cast", "attention_mask", to=FLOAT)
     pads = graph.add("Concat", graph.whole(0, 0, 0), rest, axis=0)
     shape = graph.add("Concat", graph.whole(0), blocks, graph.whole(window), axis=0)
     seen = graph.add("Reshape", graph.add("Pad", seen, pads), shape)

@@ -12,10 +12,9 @@ This graph has been built and checked against that contract; it has not run on a
 from collections.abc import Callable
 
 import numpy as np
-from onnx import TensorProto
 
 from kernels.graphs.config import EncoderError
-from kernels.graphs.layers import Encoder
+from kernels.graphs.layers import FLOAT, HALF, Encoder
 
 HEAD_SIZES = (32, 64, 128)
 DOMAIN = "com.ck"
@@ -32,17 +31,16 @@ def prepare(encoder: Encoder, window: int | None) -> Callable[[Encoder, str, int
     if config.head_size not in HEAD_SIZES:
         sizes = ", ".join(map(str, HEAD_SIZES))
         raise EncoderError(f"head size is {config.head_size}: {OPERATOR} takes {sizes}")
-    half = TensorProto.FLOAT16
     lowest = graph.constant("lowest_half", np.array(np.finfo(np.float16).min, dtype=np.float16))
     one = graph.constant("one_half", np.array(1.0, dtype=np.float16))
-    seen = graph.add("Cast", "attention_mask", to=half)
+    seen = graph.add("Cast", "attention_mask", to=HALF)
     bias = graph.add("Mul", graph.add("Sub", one, seen), lowest)
     bias = graph.add("Unsqueeze", bias, graph.whole(1, 2))
     reach = -1 if window is None else window
 
     def attend(encoder: Encoder, x: str, layer: int) -> str:
         parts = encoder.project(x, layer, scale=1.0)
-        halves = [graph.add("Cast", encoder.split_heads(part), to=half) for part in parts]
+        halves = [graph.add("Cast", encoder.split_heads(part), to=HALF) for part in parts]
         mixed = graph.add(
             OPERATOR,
             *halves,
@@ -52,6 +50,6 @@ def prepare(encoder: Encoder, window: int | None) -> Callable[[Encoder, str, int
             window_size_left=reach,
             window_size_right=reach,
         )
-        return encoder.join_heads(graph.add("Cast", mixed, to=TensorProto.FLOAT))
+        return encoder.join_heads(graph.add("Cast", mixed, to=FLOAT))
 
     return attend

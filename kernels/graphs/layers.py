@@ -19,8 +19,9 @@ OPSET = 17
 MASKED = -1e4
 """Added to the score of a key that must not be seen. exp(-1e4) is 0, and float16 can hold it."""
 
-_FLOAT = TensorProto.FLOAT
-_INT64 = TensorProto.INT64
+FLOAT = TensorProto.FLOAT
+INT64 = TensorProto.INT64
+HALF = TensorProto.FLOAT16
 
 
 class Graph:
@@ -74,8 +75,8 @@ class Graph:
         graph = helper.make_graph(
             self.nodes,
             "encoder",
-            [helper.make_tensor_value_info(name, _INT64, ["B", "T"]) for name in inputs],
-            [helper.make_tensor_value_info(name, _FLOAT, list(dims)) for name, dims in outputs],
+            [helper.make_tensor_value_info(name, INT64, ["B", "T"]) for name in inputs],
+            [helper.make_tensor_value_info(name, FLOAT, list(dims)) for name, dims in outputs],
             list(self._constants.values()),
         )
         opsets = [helper.make_opsetid(domain, number) for domain, number in self.domains.items()]
@@ -172,7 +173,7 @@ class Encoder:
     def penalty(self, mask: str) -> str:
         """Attention mask (B, T) → (B, 1, 1, T): 0 for a token, :data:`MASKED` for padding."""
         graph = self.graph
-        seen = graph.add("Cast", mask, to=_FLOAT)
+        seen = graph.add("Cast", mask, to=FLOAT)
         hidden = graph.add("Sub", graph.real(1.0), seen)
         return graph.add(
             "Unsqueeze", graph.add("Mul", hidden, graph.real(MASKED)), graph.whole(1, 2)
@@ -184,7 +185,7 @@ class Encoder:
         if mask is None:
             mean = graph.add("ReduceMean", x, axes=[1], keepdims=0)
         else:
-            seen = graph.add("Unsqueeze", graph.add("Cast", mask, to=_FLOAT), graph.whole(2))
+            seen = graph.add("Unsqueeze", graph.add("Cast", mask, to=FLOAT), graph.whole(2))
             total = graph.add("ReduceSum", graph.add("Mul", x, seen), graph.whole(1), keepdims=0)
             count = graph.add("ReduceSum", seen, graph.whole(1), keepdims=0)
             mean = graph.add("Div", total, graph.add("Max", count, graph.real(1.0)))

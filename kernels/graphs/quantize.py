@@ -1,119 +1,173 @@
 """float32 → int8: each column of a matrix has a scale of its own.
 
 One scale for a whole matrix loses too much of MiniLM; one for each output column keeps it.
-Activations are quantised while the model runs (uint8, one scale for each product). The operators
-are ONNX's own, in the pattern that ONNX Runtime fuses into one product with its bias.
+Activations are rounded while the model runs (uint8, one scale for each product), with their
+columns made alike first (``calibrate``). The operators are ONNX's own, in the pattern that ONNX
+Runtime fuses into one product with its bias. Needs ``pip install 'pointsman[models]'``.
 """
 
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
+from onnx import helper, numpy_helper
 
-try:
-    import onnx
-    from onnx import helper, numpy_helper
-except ImportError as missing:  # pragma: no cover -- a default install
-    raise ImportError("quantisation needs onnx: pip install 'pointsman[models]'") from missing
+from kernels.graphs.builder import Variant, build
+from kernels.graphs.calibrate import factors, peaks
+from kernels.graphs.config import EncoderConfig, Weights
+from kernels.graphs.layers import FLOAT
 
 FULL_RANGE = 127
 REDUCED_RANGE = 63
 
+Tensors = dict[str, onnx.TensorProto]
 
-def per_channel(model: bytes, *, reduce_range: bool = False, embeddings: bool = True) -> bytes:
+
+def build_int8(
+    weights: Weights,
+    config: EncoderConfig,
+    variant: Variant = "plain",
+    *,
+    tokens: bool = False,
+    reduce_range: bool = False,
+) -> bytes:
+    """An int8 encoder from weights alone, with the columns' peaks known: the closest to float32.
+
+    Raises:
+        EncoderError: weights and configuration differ.
+    """
+    model = build(weights, config, variant, tokens=tokens)
+    return per_channel(model, columns=peaks(weights, config), reduce_range=reduce_range)
+
+
+def per_channel(
+    model: bytes,
+    *,
+    columns: Mapping[str, NDArray[np.float32]] | None = None,
+    reduce_range: bool = False,
+    embeddings: bool = True,
+) -> bytes:
     """The model with int8 matrices, for every product with a constant matrix.
 
     Args:
         model: a serialised ONNX model, such as ``builder.build`` makes.
+        columns: the peaks that ``calibrate.peaks`` finds. Left out, int8 is a little faster and
+            further from float32.
         reduce_range: weights in ±63 instead of ±127. Processors with AVX2 or AVX-512 but without
             VNNI add two products in 16 bits, which overflow at the full range.
-        embeddings: whether the largest table that ``Gather`` reads becomes int8 too, with a scale
-            for each of its rows.
+        embeddings: whether the tables that ``Gather`` reads become int8 too, with a scale for each
+            row.
     """
     proto = onnx.load_model_from_string(model)
     tensors = {one.name: one for one in proto.graph.initializer}
-    most = REDUCED_RANGE if reduce_range else FULL_RANGE
-    kept: list[onnx.NodeProto] = []
-    made: dict[str, onnx.TensorProto] = {}
-    activations: dict[str, list[str]] = {}
+    rounding = _Rounding(REDUCED_RANGE if reduce_range else FULL_RANGE, columns or {})
     for node in proto.graph.node:
-        if node.op_type == "MatMul" and node.input[1] in tensors:
-            matrix = numpy_helper.to_array(tensors[node.input[1]])
-            kept += _product(node, matrix, most, made, activations)
-        elif embeddings and node.op_type == "Gather" and _is_table(tensors.get(node.input[0])):
-            kept += _lookup(node, numpy_helper.to_array(tensors[node.input[0]]), made)
+        constant = _matrix(node, tensors)
+        if node.op_type == "MatMul" and constant is not None:
+            rounding.product(node, constant)
+        elif node.op_type == "Gather" and constant is not None and embeddings:
+            rounding.lookup(node, constant)
         else:
-            kept.append(node)
-    _replace(proto, kept, tensors, made)
+            rounding.nodes.append(node)
+    _replace(proto, rounding.nodes, tensors, rounding.tensors)
     onnx.checker.check_model(proto)
     return bytes(proto.SerializeToString())
 
 
-def quantise(matrix: NDArray[np.float32], most: int, *, axis: int) -> tuple[NDArray[np.int8], Any]:
-    """Symmetric rounding to ±``most``: whole numbers, and the scale of each slice along ``axis``."""
+def quantise(
+    matrix: NDArray[np.float32], most: int, *, axis: int
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Rounding to ±``most`` without an offset: whole numbers, and the scales along ``axis``."""
     peak = np.abs(matrix).max(axis=axis, keepdims=True)
     scale = np.where(peak > 0, peak / most, 1.0).astype(np.float32)
     return np.rint(matrix / scale).astype(np.int8), scale
 
 
-def _is_table(tensor: onnx.TensorProto | None) -> bool:
-    return tensor is not None and len(tensor.dims) == 2
+def _matrix(node: onnx.NodeProto, tensors: Tensors) -> NDArray[np.float32] | None:
+    """The constant float matrix of a product or a lookup, if it has one."""
+    place = {"MatMul": 1, "Gather": 0}.get(node.op_type)
+    found = None if place is None else tensors.get(node.input[place])
+    if found is None or len(found.dims) != 2 or found.data_type != FLOAT:
+        return None
+    return np.asarray(numpy_helper.to_array(found), dtype=np.float32)
 
 
-def _product(
-    node: onnx.NodeProto,
-    matrix: NDArray[np.float32],
-    most: int,
-    made: dict[str, onnx.TensorProto],
-    activations: dict[str, list[str]],
-) -> list[onnx.NodeProto]:
-    """Nodes that stand for one product with a constant matrix."""
-    x, name = node.input
-    whole, scale = quantise(matrix, most, axis=0)
-    for suffix, value in (
-        ("int8", whole),
-        ("scale", scale[0]),
-        ("zero", np.zeros(matrix.shape[1], dtype=np.int8)),
-    ):
-        made[f"{name}.{suffix}"] = numpy_helper.from_array(value, f"{name}.{suffix}")
-    nodes: list[onnx.NodeProto] = []
-    if x not in activations:
-        activations[x] = [f"{x}.{part}" for part in ("uint8", "scale", "zero")]
-        nodes.append(helper.make_node("DynamicQuantizeLinear", [x], activations[x], f"{x}.quant"))
-    rounded, x_scale, x_zero = activations[x]
-    at = node.name
-    product = [rounded, f"{name}.int8", x_zero, f"{name}.zero"]
-    return [
-        *nodes,
-        helper.make_node("MatMulInteger", product, [f"{at}.int32"], f"{at}.product"),
-        helper.make_node("Cast", [f"{at}.int32"], [f"{at}.real"], f"{at}.cast", to=1),
-        helper.make_node("Mul", [x_scale, f"{name}.scale"], [f"{at}.scale"], f"{at}.scales"),
-        helper.make_node("Mul", [f"{at}.real", f"{at}.scale"], node.output, at),
-    ]
+def overflows(flags: str) -> bool:
+    """Whether a processor with these flags (as in ``/proc/cpuinfo``) needs ``reduce_range``.
+
+    x86 without VNNI multiplies uint8 by int8 into 16 bits; with AMX or VNNI, and on other
+    processors, sums are kept in 32 bits.
+    """
+    names = set(flags.split())
+    wide = {"avx_vnni", "avx512_vnni", "amx_int8"}
+    return bool(names & {"ssse3", "avx2", "avx512bw"}) and not names & wide
 
 
-def _lookup(
-    node: onnx.NodeProto, table: NDArray[np.float32], made: dict[str, onnx.TensorProto]
-) -> list[onnx.NodeProto]:
-    """Nodes that read rows of an int8 table and multiply them by their scales."""
-    name, ids = node.input
-    whole, scale = quantise(table, FULL_RANGE, axis=1)
-    made[f"{name}.int8"] = numpy_helper.from_array(whole, f"{name}.int8")
-    made[f"{name}.scale"] = numpy_helper.from_array(scale, f"{name}.scale")
-    at = node.name
-    return [
-        helper.make_node("Gather", [f"{name}.int8", ids], [f"{at}.int8"], f"{at}.rows", axis=0),
-        helper.make_node("Gather", [f"{name}.scale", ids], [f"{at}.scale"], f"{at}.scales", axis=0),
-        helper.make_node("Cast", [f"{at}.int8"], [f"{at}.real"], f"{at}.cast", to=1),
-        helper.make_node("Mul", [f"{at}.real", f"{at}.scale"], node.output, at),
-    ]
+class _Rounding:
+    """Gathers the nodes and constants of the int8 model."""
+
+    def __init__(self, most: int, columns: Mapping[str, NDArray[np.float32]]) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.tensors: Tensors = {}
+        self._most = most
+        self._columns = columns
+        self._rounded: dict[str, tuple[str, str, str]] = {}
+
+    def product(self, node: onnx.NodeProto, matrix: NDArray[np.float32]) -> None:
+        x, name = node.input
+        if name in self._columns:
+            x, matrix = self._level(x, name, matrix)
+        whole, scale = quantise(matrix, self._most, axis=0)
+        self._keep(f"{name}.int8", whole)
+        self._keep(f"{name}.scale", scale[0])
+        self._keep(f"{name}.zero", np.zeros(matrix.shape[1], dtype=np.int8))
+        rounded, x_scale, x_zero = self._round(x)
+        at = node.name
+        self._add("MatMulInteger", [rounded, f"{name}.int8", x_zero, f"{name}.zero"], f"{at}.int32")
+        self._add("Cast", [f"{at}.int32"], f"{at}.real", to=FLOAT)
+        self._add("Mul", [x_scale, f"{name}.scale"], f"{at}.scale")
+        self._add("Mul", [f"{at}.real", f"{at}.scale"], node.output[0])
+
+    def lookup(self, node: onnx.NodeProto, table: NDArray[np.float32]) -> None:
+        name, ids = node.input
+        whole, scale = quantise(table, FULL_RANGE, axis=1)
+        self._keep(f"{name}.int8", whole)
+        self._keep(f"{name}.scale", scale)
+        at = node.name
+        self._add("Gather", [f"{name}.int8", ids], f"{at}.int8")
+        self._add("Gather", [f"{name}.scale", ids], f"{at}.scale")
+        self._add("Cast", [f"{at}.int8"], f"{at}.real", to=FLOAT)
+        self._add("Mul", [f"{at}.real", f"{at}.scale"], node.output[0])
+
+    def _level(
+        self, x: str, name: str, matrix: NDArray[np.float32]
+    ) -> tuple[str, NDArray[np.float32]]:
+        """Columns of the input made alike, and the matrix whose product is the same."""
+        by = factors(self._columns[name], matrix)
+        self._keep(f"{name}.level", 1 / by)
+        self._add("Mul", [x, f"{name}.level"], f"{x}.level")
+        return f"{x}.level", matrix * by[:, None]
+
+    def _round(self, x: str) -> tuple[str, str, str]:
+        """The uint8 form of an input, made once however many products read it."""
+        if x not in self._rounded:
+            parts = (f"{x}.uint8", f"{x}.scale", f"{x}.zero")
+            self.nodes.append(helper.make_node("DynamicQuantizeLinear", [x], parts, f"{x}.round"))
+            self._rounded[x] = parts
+        return self._rounded[x]
+
+    def _add(self, operator: str, inputs: list[str], output: str, **attributes: int) -> None:
+        made = helper.make_node(operator, inputs, [output], name=output)
+        made.attribute.extend(helper.make_attribute(*one) for one in attributes.items())
+        self.nodes.append(made)
+
+    def _keep(self, name: str, value: NDArray[np.generic]) -> None:
+        self.tensors[name] = numpy_helper.from_array(value, name)
 
 
 def _replace(
-    proto: onnx.ModelProto,
-    nodes: list[onnx.NodeProto],
-    tensors: dict[str, onnx.TensorProto],
-    made: dict[str, onnx.TensorProto],
+    proto: onnx.ModelProto, nodes: list[onnx.NodeProto], tensors: Tensors, made: Tensors
 ) -> None:
     """Put the nodes into the model, with the constants that they still read."""
     read = {name for node in nodes for name in node.input}
