@@ -8,7 +8,9 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from controlplane import heads_config
 from controlplane.errors import InvalidError, SettingError
+from controlplane.heads_config import GuardConfig, HeadConfig
 from controlplane.monitors import MonitorsConfig
 from controlplane.release_config import ReleaseConfig
 from controlplane.revise_config import ReviseConfig
@@ -200,6 +202,8 @@ class PolicyConfig:
         shadow_dispatch: how many requests an edge also sends to a shadow's arm.
         monitors: what is watched for change, and what is done then.
         revise: whether the champion goes on learning between releases.
+        heads: classifiers of the context, which learn from feedback.
+        guards: which arms may serve where a head is sure of something.
     """
 
     __pydantic_config__ = _STRICT
@@ -217,6 +221,8 @@ class PolicyConfig:
     shadow_dispatch: ShadowDispatchConfig = field(default_factory=ShadowDispatchConfig)
     monitors: MonitorsConfig = field(default_factory=MonitorsConfig)
     revise: ReviseConfig = field(default_factory=ReviseConfig)
+    heads: tuple[HeadConfig, ...] = ()
+    guards: tuple[GuardConfig, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse unknown learners, features that cannot be encoded, and no exploration at all."""
@@ -267,6 +273,7 @@ class PolicyConfig:
                 "revise.every_s: a revision is watched as a new champion is: give "
                 "release.watch_decisions more than 0",
             )
+        heads_config.check(self.heads, self.guards, self.schema)
 
     @cached_property
     def schema(self) -> Schema:

@@ -13,11 +13,13 @@ from controlplane.config import (
     ShadowDispatchConfig,
     SourcesConfig,
 )
+from controlplane.heads_config import GuardConfig, HeadConfig
 from controlplane.monitors import MonitorsConfig
 from controlplane.registry import ALIGN_WINDOW
 from controlplane.release_config import ReleaseConfig
 from controlplane.revise_config import ReviseConfig
 from feedback.metrics import Aggregation, Level, MetricType
+from learners.head_bank import MAX_GUARDS, MAX_HEADS
 from learners.terms import Normaliser
 
 MAX_FEEDBACK_ITEMS = 1_000
@@ -165,6 +167,8 @@ class PolicyBody(Body):
     shadow_dispatch: ShadowDispatchConfig = _POLICY.shadow_dispatch
     monitors: MonitorsConfig = _POLICY.monitors
     revise: ReviseConfig = _POLICY.revise
+    heads: Annotated[tuple[HeadConfig, ...], Field(max_length=MAX_HEADS)] = ()
+    guards: Annotated[tuple[GuardConfig, ...], Field(max_length=MAX_GUARDS)] = ()
 
 
 class FeedbackBody(Body):
