@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from controlplane.config import BASELINE, LearnerConfig, PolicyConfig
 from controlplane.gates import Evidence, level_of
+from controlplane.log_checks import Background
 from controlplane.round_log import RoundLog
 from controlplane.specs import spec_of
 from learners import catalogue, diagnostics, ope
@@ -15,7 +16,8 @@ from learners.contract import Spec
 from learners.diagnostics import Finding
 from learners.errors import LearnersError
 from learners.interactions import Interactions, arrange, clusters_of
-from learners.ope import Evaluation
+from learners.ope import Calibration, Evaluation
+from learners.pairs import Pair
 from learners.preferences import mixes
 from learners.records import Arm, Context, Estimate, Interaction
 from learners.rewards import RewardFunction
@@ -23,9 +25,6 @@ from learners.scorers.base import Scorer
 
 MIN_TRIED = 10
 """Trained interactions that an arm needs before a learner's own opinion of it counts."""
-
-MOST_CONCENTRATED = 0.5
-"""Of all weight, in the heaviest hundredth of the rows."""
 
 FAILURES = (LearnersError, ArithmeticError, RuntimeError, ValueError)
 """Ours, and those of the libraries that some learners are made of."""
@@ -115,10 +114,12 @@ def weigh(
     *,
     read: RoundLog,
     look: int,
+    background: Background | None = None,
 ) -> tuple[list[tuple[Candidate, Evidence | None]], dict[str, str]]:
     """Weigh every candidate on rows newer than anyone's training.
 
-    The log is encoded by the policy's schema, then by the champion's.
+    The log is encoded by the policy's schema, then by the champion's. What the tables say of it
+    beside the rows counts in every verdict; requests that two arms answered calibrate the model.
 
     Returns:
         The candidates, each with its evidence, which is None without rows; and by name why a
@@ -132,13 +133,14 @@ def weigh(
     judge = Log.of(rows, arms, read)
     if len(judge.log) < ope.FOLDS:
         return [(candidate, None) for candidate in candidates], {}
-    predicted = ope.reward_model(judge.log, clusters=judge.clusters)
+    predicted, calibration = judge.predicted(background.pairs if background else ())
     baseline = next(c for c in candidates if c.learner.name == BASELINE)
     fixed = baseline.scorer.greedy()
     reference = judge.evaluate(judge.log.x, fixed, predicted)
     standing = judge.evaluate(judge.standing_x, champion.scorer.over(arms), predicted)
     level = level_of(config.gate, look, len(candidates))
     spread = float(np.ptp(judge.log.reward))
+    found = background.findings(rows, config.gate) if background else ()
 
     def over(own: Evaluation, other: Evaluation) -> Estimate:
         return ope.difference(own, other, level=level, reward_range=spread)
@@ -157,8 +159,9 @@ def weigh(
             champion_version=champion.version,
             look=look,
             candidates=len(candidates),
-            diagnostics=judge.diagnostics(candidate.scorer, own, config),
+            diagnostics=(*judge.diagnostics(candidate.scorer, own, config), *found),
             segments=judge.by_segment(own, standing, config, level, spread),
+            calibration=calibration,
         )
 
     return _each(candidates, evidence)
@@ -193,7 +196,7 @@ class Log:
 
     log: Interactions
     standing_x: NDArray[np.float64]
-    contexts: list[Context]
+    rows: list[Interaction]
     in_service: NDArray[np.bool_]
     clusters: NDArray[np.int64] | None
     position: NDArray[np.int64]
@@ -208,9 +211,21 @@ class Log:
         log = arrange(usable, read.encoded(usable), (*arms, *retired))
         mask = np.zeros(len(arms) + len(retired), dtype=np.bool_)
         mask[: len(arms)] = True
-        contexts = [row.context for row in usable]
         position = np.array([row.position for row in rows], dtype=np.int64)
-        return cls(log, read.encoded(usable, 1), contexts, mask, clusters_of(usable), position)
+        return cls(log, read.encoded(usable, 1), usable, mask, clusters_of(usable), position)
+
+    @property
+    def contexts(self) -> list[Context]:
+        """What each row kept of its context."""
+        return [row.context for row in self.rows]
+
+    def predicted(self, pairs: Sequence[Pair]) -> tuple[NDArray[np.float64], Calibration | None]:
+        """The reward model ``(n, K)``, corrected where two arms have answered a request."""
+        plain = ope.reward_model(self.log, clusters=self.clusters)
+        if not pairs:
+            return plain, None
+        ids = [row.decision_id for row in self.rows]
+        return ope.calibrated(self.log, ids, plain, pairs, clusters=self.clusters)
 
     def evaluate(
         self, x: NDArray[np.float64], scorer: Scorer, predicted: NDArray[np.float64]
@@ -223,24 +238,32 @@ class Log:
 
     def distribution(self, x: NDArray[np.float64], scorer: Scorer) -> NDArray[np.float64]:
         """A policy's probabilities on these rows, 0 for the arms retired since."""
-        eligible = (self.log.eligible & self.in_service)[:, self.in_service]
-        distribution = np.zeros(self.log.eligible.shape)
+        return self.spread(x, self.log.eligible, scorer, self.contexts)
+
+    def spread(
+        self,
+        x: NDArray[np.float64],
+        eligible: NDArray[np.bool_],
+        scorer: Scorer,
+        contexts: Sequence[Context],
+    ) -> NDArray[np.float64]:
+        """The same on any rows over these arms."""
+        found = np.zeros(eligible.shape)
+        serving = (eligible & self.in_service)[:, self.in_service]
         with np.errstate(over="ignore", invalid="ignore"):  # such a score is refused, with a reason
-            distribution[:, self.in_service] = scorer.distribution(
-                x, eligible, mixes(self.contexts, scorer)
-            )
-        return distribution
+            found[:, self.in_service] = scorer.distribution(x, serving, mixes(contexts, scorer))
+        return found
 
     def diagnostics(
         self, scorer: Scorer, own: Evaluation, config: PolicyConfig
     ) -> tuple[Finding, ...]:
         """Whether these rows can say anything of a policy; what only its floor tries may be new."""
-        distribution = self.distribution(self.log.x, scorer)
+        distribution, gate = self.distribution(self.log.x, scorer), config.gate
         return (
-            diagnostics.support(self.log, distribution, most=config.floor + 0.01),
-            diagnostics.concentration(own.weights, most=MOST_CONCENTRATED),
+            diagnostics.support(self.log, distribution, most=config.floor + gate.max_unsupported),
+            diagnostics.concentration(own.weights, most=gate.max_concentration),
             diagnostics.arm_calibration(self.log),
-            diagnostics.unjudged(self.position, most=config.gate.max_unjudged),
+            diagnostics.unjudged(self.position, most=gate.max_unjudged),
         )
 
     def by_segment(

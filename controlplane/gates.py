@@ -6,6 +6,7 @@ from typing import Any
 
 from controlplane.config import GateConfig
 from learners.diagnostics import Finding, about_one
+from learners.ope import Calibration
 from learners.records import Estimate
 
 
@@ -26,6 +27,8 @@ class Evidence:
         candidates: how many are judged at this look.
         segments: candidate − champion in each of the largest segments, at the same level.
         diagnostics: whether the log can say anything of this candidate.
+        calibration: of the reward model, by requests that two arms have answered; None where
+            there are too few.
     """
 
     judged: int
@@ -40,6 +43,7 @@ class Evidence:
     candidates: int
     segments: Mapping[str, Estimate] = field(default_factory=dict)
     diagnostics: tuple[Finding, ...] = ()
+    calibration: Calibration | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Plain numbers for a verdict."""
@@ -61,6 +65,8 @@ class Evidence:
         ):
             estimate = getattr(self, name)
             found[name] = estimate.as_json() if estimate else None
+        if self.calibration is not None:
+            found["pairs"] = self.calibration.as_json()
         return found
 
 

@@ -36,6 +36,20 @@ class Graded:
     bias: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
+def graded(
+    sources: SourcesConfig,
+    reward: RewardFunction | None,
+    metrics: Mapping[str, Metric],
+    *,
+    training: Sequence[Interaction],
+    newer: Sequence[Interaction],
+) -> Graded:
+    """What trains and what judges, with the rewards that the sources of feedback are worth."""
+    if reward is None:
+        return Graded(list(training), list(newer))
+    return Grader(sources, reward, metrics).graded(training, newer)
+
+
 @dataclass(frozen=True, slots=True)
 class Grader:
     """How a policy's rows are graded: by which sources, for which reward."""

@@ -7,11 +7,13 @@ from datetime import datetime
 import numpy as np
 import sqlalchemy as sa
 
-from controlplane.config import GateConfig
+from controlplane.config import GateConfig, read_config
 from learners import diagnostics
 from learners.diagnostics import Finding
+from learners.ope import paired
+from learners.pairs import Pair
 from learners.records import Interaction
-from storage import log_facts
+from storage import log_facts, pairs
 from storage.log_facts import LogFacts, Served
 from storage.policies import StoredPolicy
 
@@ -24,6 +26,7 @@ class Background:
     """What the tables say of the positions (cutoff, upto] beside the rows that judge.
 
     Attributes:
+        pairs: requests of these rows that two arms have answered.
         cutoff: the newest position that trained anybody who is judged.
         wait_s: how long a reward is waited for.
         read_at: when it was read.
@@ -31,6 +34,7 @@ class Background:
 
     facts: LogFacts
     served: Served
+    pairs: Sequence[Pair]
     cutoff: int
     wait_s: float
     read_at: datetime
@@ -42,22 +46,34 @@ class Background:
         policy: StoredPolicy,
         rows: Sequence[Interaction],
         *,
-        cutoff: int,
-        upto: int,
+        positions: tuple[int, int],
         reward_version: int,
         now: datetime,
     ) -> "Background":
-        """Of the judging rows; a decision that lies between them and is not joined is missed."""
+        """Of the judging rows, which lie at positions in (cutoff, upto].
+
+        A decision that was made between them and is not joined is missed. Where sources correct
+        the rewards, pairs are left out: theirs would be on another scale.
+        """
         ids = [row.decision_id for row in rows]
         facts = log_facts.facts(
             connection,
             policy.id,
-            positions=(cutoff, upto),
+            positions=positions,
             ids=(min(ids), max(ids)) if ids else None,
             reward_version=reward_version,
         )
-        served = log_facts.served(connection, policy.id, positions=(cutoff, upto), limit=MAX_SERVED)
-        return cls(facts, served, cutoff, policy.wait_s, now)
+        served = log_facts.served(connection, policy.id, positions=positions, limit=MAX_SERVED)
+        answered: Sequence[Pair] = ()
+        if rows and read_config(policy.config).sources.plain:
+            answered = pairs.read_pairs(
+                connection,
+                policy.id,
+                reward_version=reward_version,
+                since=min(row.at for row in rows),
+                limit=paired.MOST,
+            )
+        return cls(facts, served, answered, positions[0], policy.wait_s, now)
 
     def findings(self, rows: Sequence[Interaction], gate: GateConfig) -> tuple[Finding, ...]:
         """What is found of these rows, which judge."""

@@ -16,7 +16,8 @@ from controlplane.candidates import FAILURES, Candidate, Incumbent, train, weigh
 from controlplane.config import LearnerConfig, PolicyConfig, read_config
 from controlplane.errors import ControlPlaneError, StaleError
 from controlplane.gates import Evidence, Verdict, judge
-from controlplane.grading import Graded, Grader
+from controlplane.grading import Graded, graded
+from controlplane.log_checks import Background
 from controlplane.publishing import CHAMPION, Publisher, promote
 from controlplane.release_steps import STOPPED, Means, end
 from controlplane.revisions import told_apart
@@ -110,7 +111,7 @@ def run_round(
             window=window,
             standing=standing,
             number=last.number + 1 if last else 1,
-            metrics=_metrics(connection, policy),
+            metrics=metrics_of(connection, policy),
             revised=policies.revised_arms(connection, policy.pool_id),
         )
         looks = versions.looks(
@@ -131,7 +132,8 @@ def run_round(
         )
         schemas = (config.schema, scorers.schema_of(standing.version))
         read = RoundLog.read(batches, schemas, limit=window.end - window.start)
-    story = _learn(ground, read, looks)
+        background = _background(connection, ground, read, started_at)
+    story = _learn(ground, read, background, looks)
     with engine.begin() as connection:
         return _store(connection, publisher, story, started_at)
 
@@ -170,37 +172,54 @@ class Story:
     bias: dict[str, dict[str, float]]
 
 
-def _learn(ground: Ground, read: RoundLog, looks: int) -> Story:
+def _background(
+    connection: sa.Connection, ground: Ground, read: RoundLog, now: datetime
+) -> Background:
+    window = ground.window
+    judging = [row for row in read.rows if row.position > window.newer_than]
+    return Background.read(
+        connection,
+        ground.policy,
+        judging,
+        positions=(window.newer_than, window.end),
+        reward_version=ground.reward_version,
+        now=now,
+    )
+
+
+def _learn(ground: Ground, read: RoundLog, background: Background, looks: int) -> Story:
     """Train and judge; pure, and the long part."""
     version, config = ground.standing.version, ground.config
     champion = Incumbent(version.number, scorers.load(version))
-    graded = _graded(ground, told_apart(read.rows, ground.revised))
-    training, newer = graded.training, graded.newer
+    parts = _graded(ground, told_apart(read.rows, ground.revised))
+    training, newer = parts.training, parts.newer
     names = tuple(arm.name for arm in ground.arms)
     encoded = arrange(training, read.encoded(training), names, ground.reward)
     judged: list[Judged] = []
     failed: dict[str, str] = {}
     if training:
         candidates, failed = train(encoded, config, ground.arms, ground.reward, seed=ground.seed)
-        weighed, unweighed = weigh(newer, candidates, champion, config, read=read, look=looks + 1)
+        weighed, unweighed = weigh(
+            newer, candidates, champion, config, read=read, look=looks + 1, background=background
+        )
         judged = [Judged(c, e, _verdict(e, config)) for c, e in weighed]
         failed |= unweighed
     looked = any(one.evidence and one.evidence.judged >= config.gate.min_judged for one in judged)
     look = looks + int(looked)
-    return Story(ground, judged, failed, look, read.misfits, digest(encoded), graded.bias)
+    return Story(ground, judged, failed, look, read.misfits, digest(encoded), parts.bias)
 
 
 def _graded(ground: Ground, rows: list[Interaction]) -> Graded:
     """What trains and what judges, with the rewards that the sources of feedback are worth."""
     training = [row for row in rows if row.position <= ground.window.cut]
     newer = [row for row in rows if row.position > ground.window.newer_than]
-    if ground.reward is None:
-        return Graded(training, newer)
-    grader = Grader(ground.config.sources, ground.reward, ground.metrics)
-    return grader.graded(training, newer)
+    return graded(
+        ground.config.sources, ground.reward, ground.metrics, training=training, newer=newer
+    )
 
 
-def _metrics(connection: sa.Connection, policy: StoredPolicy) -> dict[str, Metric]:
+def metrics_of(connection: sa.Connection, policy: StoredPolicy) -> dict[str, Metric]:
+    """The metrics that the policy's project has declared."""
     declared = policies.list_metrics(connection, policy.project_id)
     return {name: Metric.from_json(name, row) for name, row in declared.items()}
 

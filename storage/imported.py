@@ -15,7 +15,7 @@ FROM interactions i CROSS JOIN LATERAL (
   WHERE decision_id = i.decision_id AND policy_id = i.policy_id OFFSET 0
 ) d
 WHERE i.policy_id = :policy AND i.reward IS NOT NULL AND d.mode = 'imported'
-  AND i.reward_version = :reward_version
+  AND i.reward_version = :reward_version AND i.position > :after
 ORDER BY i.position DESC LIMIT :limit
 """)
 
@@ -37,10 +37,20 @@ class ImportedRow:
 
 
 def read(
-    connection: sa.Connection, policy_id: UUID, *, reward_version: int, limit: int
+    connection: sa.Connection,
+    policy_id: UUID,
+    *,
+    reward_version: int,
+    limit: int,
+    after: int = 0,
 ) -> Sequence[ImportedRow]:
-    """The newest imported rows that a reward has judged, in the log's order."""
-    given = {"policy": policy_id, "reward_version": reward_version, "limit": limit}
+    """The newest imported rows that a reward has judged, in the log's order, beyond a position."""
+    given = {
+        "policy": policy_id,
+        "reward_version": reward_version,
+        "limit": limit,
+        "after": after,
+    }
     rows = [
         ImportedRow(
             row.context,

@@ -56,6 +56,17 @@ FROM (
 ) d WHERE d.mode IN ('policy', 'retry')
 """)
 
+_RETRIES = sa.text("""
+SELECT d.decision_id::text AS decision_id, d.retry_of::text AS retry_of
+FROM (
+  SELECT decision_id, policy_id FROM interactions
+  WHERE policy_id = :policy AND position > :after AND position <= :upto
+) i CROSS JOIN LATERAL (
+  SELECT decision_id, retry_of, mode FROM decisions
+  WHERE decision_id = i.decision_id AND policy_id = i.policy_id OFFSET 0
+) d WHERE d.mode = 'retry' AND d.retry_of IS NOT NULL
+""")
+
 _EPISODES = sa.text("""
 SELECT episode_id, count(*) AS decisions FROM decisions
 WHERE project_id = :project AND episode_id = ANY(CAST(:episodes AS text[]))
@@ -152,6 +163,14 @@ def served(
         distribution=distribution,
         action=np.array([place[row.action] for row in rows], dtype=np.int64),
     )
+
+
+def retries(
+    connection: sa.Connection, policy_id: UUID, *, positions: tuple[int, int]
+) -> dict[str, str]:
+    """Of each decision at the positions in (after, upto] that tried again: after which one."""
+    given = {"policy": policy_id, "after": positions[0], "upto": positions[1]}
+    return {row.decision_id: row.retry_of for row in connection.execute(_RETRIES, given)}
 
 
 def episode_sizes(

@@ -70,7 +70,9 @@ class ComparisonAnswer(Answer):
     second: int
     judged: int
     judged_on: tuple[int, int]
+    interval: str
     difference: dict[str, Any]
     values: tuple[dict[str, Any], dict[str, Any]]
     segments: dict[str, dict[str, Any]]
+    episodes: dict[str, Any] | None
     diagnostics: list[FindingOfLog]

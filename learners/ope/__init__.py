@@ -20,7 +20,15 @@ from learners.ope.episodic import (
     value_model,
 )
 from learners.ope.estimators import evaluate, evaluate_each
-from learners.ope.evaluations import Evaluation, difference, estimate, mean_weight
+from learners.ope.evaluations import (
+    INTERVALS,
+    Evaluation,
+    Interval,
+    IntervalKind,
+    difference,
+    estimate,
+    mean_weight,
+)
 from learners.ope.logs import Imported, Log
 from learners.ope.models import FOLDS, reward_model
 from learners.ope.paired import Calibration, calibrated
@@ -31,11 +39,14 @@ __all__ = [
     "EPISODE_ESTIMATORS",
     "ESTIMATORS",
     "FOLDS",
+    "INTERVALS",
     "Calibration",
     "EpisodeEstimator",
     "Estimator",
     "Evaluation",
     "Imported",
+    "Interval",
+    "IntervalKind",
     "Log",
     "by_arm",
     "by_segment",

@@ -1,6 +1,7 @@
 """One policy on one log: its value, its interval, and its difference to another policy."""
 
 from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,30 @@ from learners.records import Estimate
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+
+
+IntervalKind = Literal["normal", "bootstrap", "empirical_bernstein"]
+INTERVALS: tuple[IntervalKind, ...] = get_args(IntervalKind)
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """How an interval is made; see :mod:`learners.intervals`.
+
+    Attributes:
+        kind: of :data:`INTERVALS`.
+        seed: of the bootstrap's resamples.
+        reward_range: highest minus lowest reward that a row may have. Empirical-Bernstein intervals
+            need the range of a contribution, which nobody declares: it is taken to be that of those
+            seen, widened on both sides by this times the largest weight seen.
+    """
+
+    kind: IntervalKind = "normal"
+    seed: int = 0
+    reward_range: float = 0.0
+
+
+NORMAL = Interval()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,13 +66,24 @@ class Evaluation:
         return kish(self.weights, self.clusters)
 
 
-def estimate(evaluation: Evaluation, *, level: float = 0.95) -> Estimate:
-    """The value with a two-sided interval (CLT, robust to clusters)."""
-    return _interval(evaluation, evaluation.influence, evaluation.effective_n, level)
+def estimate(
+    evaluation: Evaluation, *, level: float = 0.95, interval: Interval = NORMAL
+) -> Estimate:
+    """The value with a two-sided interval, robust to clusters; by the CLT if not asked otherwise.
+
+    Raises:
+        EstimateError: The interval cannot be made at this level.
+    """
+    return _interval(evaluation, evaluation.influence, evaluation.effective_n, level, interval)
 
 
 def difference(
-    candidate: Evaluation, other: Evaluation, *, level: float = 0.95, reward_range: float = 0.0
+    candidate: Evaluation,
+    other: Evaluation,
+    *,
+    level: float = 0.95,
+    reward_range: float = 0.0,
+    interval: Interval = NORMAL,
 ) -> Estimate:
     """The candidate − the other, paired on the same log, with a two-sided interval.
 
@@ -62,6 +98,7 @@ def difference(
         other: another policy's, on the same log.
         level: of the interval.
         reward_range: highest minus lowest reward that a row may have; 0 for the plain interval.
+        interval: how it is made.
 
     Raises:
         EstimateError: They come from logs of other lengths, or of other clusters.
@@ -73,14 +110,15 @@ def difference(
     gap = candidate.influence - other.influence
     shift = candidate.weights - other.weights
     effective = kish(np.maximum(shift, 0.0), candidate.clusters)
-    found = _interval(candidate, gap, effective, level)
+    shifted = replace(candidate, weights=shift)
+    found = _interval(shifted, gap, effective, level, interval)
     worst = reward_range * float(np.abs(shift).max(initial=0.0))
     if worst == 0.0:
         return found
     clusters = candidate.clusters
-    longer = replace(candidate, clusters=None if clusters is None else np.append(clusters, -1))
-    low = _interval(longer, np.append(gap, -worst), effective, level).low
-    high = _interval(longer, np.append(gap, worst), effective, level).high
+    longer = replace(shifted, clusters=None if clusters is None else np.append(clusters, -1))
+    low = _interval(longer, np.append(gap, -worst), effective, level, interval).low
+    high = _interval(longer, np.append(gap, worst), effective, level, interval).high
     return replace(found, low=low, high=high)
 
 
@@ -98,8 +136,22 @@ def kish(weights: Floats, clusters: Ints | None = None) -> float:
     return float(weights.sum()) ** 2 / squares if squares > 0 else 0.0
 
 
-def _interval(of: Evaluation, values: Floats, effective: float, level: float) -> Estimate:
-    found = intervals.normal(values, level=level, clusters=of.clusters, effective_n=effective)
+def _interval(
+    of: Evaluation, values: Floats, effective: float, level: float, interval: Interval = NORMAL
+) -> Estimate:
+    clusters = of.clusters
+    if interval.kind == "bootstrap":
+        found = intervals.bootstrap(
+            values, seed=interval.seed, level=level, clusters=clusters, effective_n=effective
+        )
+    elif interval.kind == "empirical_bernstein":
+        room = interval.reward_range * float(np.abs(of.weights).max(initial=0.0))
+        span = float(values.min(initial=0.0)) - room, float(values.max(initial=0.0)) + room
+        found = intervals.empirical_bernstein(
+            values, span, level=level, clusters=clusters, effective_n=effective
+        )
+    else:
+        found = intervals.normal(values, level=level, clusters=clusters, effective_n=effective)
     return replace(found, estimator=of.estimator)
 
 

@@ -27,14 +27,14 @@ def numbered(world: World) -> dict[str, int]:
     return {row["learner"]: row["number"] for row in rows}
 
 
-def evaluate(world: World, number: int) -> Any:
+def evaluate(world: World, number: int, **asked: Any) -> Any:
     with world.engine.begin() as connection:
-        return evaluating.evaluate(connection, world.policy.id, number, now=NOW)
+        return evaluating.evaluate(connection, world.policy.id, number, now=NOW, **asked)
 
 
-def compare(world: World, first: int, second: int) -> Any:
+def compare(world: World, first: int, second: int, **asked: Any) -> Any:
     with world.engine.connect() as connection:
-        return evaluating.compare(connection, world.policy.id, first, second)
+        return evaluating.compare(connection, world.policy.id, first, second, now=NOW, **asked)
 
 
 def test_a_version_is_evaluated_on_rows_newer_than_its_training(world: World) -> None:

@@ -88,7 +88,9 @@ def test_a_verdict_holds_its_numbers_and_each_check(engine: sa.Engine) -> None:
     )
     assert [c["name"] for c in verdict.checks] == [
         "judged", "effective_n", "mean_weight", "over_champion", "over_best_fixed",
-        "support", "concentration", "arm_calibration", "unjudged", "harm maths", "harm prose",
+        "support", "concentration", "arm_calibration", "unjudged", "newer_than_training",
+        "duplicates", "calibration", "logging_changes", "unweighed", "censored", "unjoined",
+        "harm maths", "harm prose",
     ]  # fmt: skip
     assert all(check["passed"] and check["detail"] for check in verdict.checks)
     assert f"{numbers['over_champion']['value']:+.4f} against the champion" in verdict.summary
