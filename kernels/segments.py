@@ -70,6 +70,7 @@ class Segments:
     """A text's sentences ``(n,)`` and words ``(w,)``, as byte offsets into ``data``.
 
     ``starts`` and ``ends`` bound the sentences, which cover the text without overlap.
+    No word is in two of them.
     ``word_starts`` and ``word_ends`` bound its words (runs of letters and digits; a Chinese,
     Japanese or Korean character is a word), ``words`` are their 64-bit hashes without regard to
     the case of ASCII letters, and ``owner`` is each word's sentence.
@@ -121,13 +122,17 @@ def split(text: str) -> Segments:
     lower = data.translate(_LOWER)
     raw = np.frombuffer(lower, np.uint8)
     plain = len(data) == len(text)
-    word_starts, word_ends = _find_words(raw, lower.translate(_WORD), plain=plain)
-    words = _hash(raw, word_starts, word_ends)
+    edges = np.zeros(len(raw) + 2, np.bool_)
+    edges[1:-1] = np.frombuffer(lower.translate(_WORD), np.bool_)
+    starts, ends = _find_words(raw, edges, plain=plain)
     stops = np.flatnonzero(np.frombuffer(lower.translate(_STOP), np.bool_)) + 1
     bounds = _drop_short(_find_cuts(raw, stops, plain=plain), len(raw))
-    bounds = _cut_long(bounds, raw, word_starts)
-    owner = np.repeat(np.arange(len(bounds) - 1), np.diff(np.searchsorted(word_starts, bounds)))
-    return Segments(data, bounds[:-1], bounds[1:], word_starts, word_ends, words, owner)
+    if len(bounds) > 1 and int(np.diff(bounds).max()) > LONGEST:
+        bounds = _cut_long(bounds, raw, starts)
+        starts, ends = _cut_words(starts, ends, bounds[1:-1], edges)
+    owner = np.repeat(np.arange(len(bounds) - 1), np.diff(np.searchsorted(starts, bounds)))
+    words = _hash(raw, starts, ends)
+    return Segments(data, bounds[:-1], bounds[1:], starts, ends, words, owner)
 
 
 def estimate_tokens(text: str) -> int:
@@ -153,24 +158,21 @@ def _paired(words: Codes) -> Codes:
     return words[:-1] * _PAIR + words[1:]
 
 
-def _find_words(raw: NDArray[np.uint8], inside: bytes, *, plain: bool) -> tuple[Ints, Ints]:
-    """Where words begin and end; none is longer than half a block of the hash."""
-    edges = np.zeros(len(raw) + 2, np.bool_)
-    edges[1:-1] = np.frombuffer(inside, np.bool_)
+def _find_words(raw: NDArray[np.uint8], edges: Flags, *, plain: bool) -> tuple[Ints, Ints]:
+    """Where words begin and end; ``edges`` are which bytes are in a word, with one more around."""
     turns = np.flatnonzero(edges[1:] != edges[:-1])
     starts, ends = turns[::2], turns[1::2]
-    if not plain:
-        # What is written without spaces, kana, Chinese and Hangul: each character is a word.
-        wide = np.flatnonzero((raw >= 0xE3) & (raw <= 0xED))
-        starts, ends = _cut_words(starts, ends, wide, edges)
-    if len(starts) and int((ends - starts).max()) > _BLOCK // 2:
-        starts, ends = _cut_words(starts, ends, np.arange(0, len(raw), _BLOCK // 2), edges)
-    return starts, ends
+    if plain:
+        return starts, ends
+    # What is written without spaces, kana, Chinese and Hangul: each character is a word.
+    wide = np.flatnonzero((raw >= 0xE3) & (raw <= 0xED))
+    return _cut_words(starts, ends, wide, edges)
 
 
 def _cut_words(starts: Ints, ends: Ints, at: Ints, edges: Flags) -> tuple[Ints, Ints]:
     """Words cut at those places that are inside one."""
     at = at[edges[at] & edges[at + 1]]
+    at = at[np.searchsorted(starts, at) == np.searchsorted(starts, at, side="right")]
     # Two rising runs, which a stable sort merges.
     starts = np.sort(np.concatenate((starts, at)), kind="stable")
     return starts, np.sort(np.concatenate((ends, at)), kind="stable")
@@ -205,12 +207,14 @@ def _find_cuts(raw: NDArray[np.uint8], stops: Ints, *, plain: bool) -> Ints:
     found = [lines, stops[_SPACE[padded[stops]]]]
     if not plain:
         found += [_find_wide(raw, stop) for stop in _WIDE_STOPS]
-    return np.unique(np.concatenate(found))
+    cuts: Ints = np.unique(np.concatenate(found))
+    return cuts
 
 
 def _find_wide(raw: NDArray[np.uint8], stop: tuple[int, int, int]) -> Ints:
     at = np.flatnonzero(raw[:-2] == stop[0]) if len(raw) > 2 else np.zeros(0, np.int64)
-    return at[(raw[at + 1] == stop[1]) & (raw[at + 2] == stop[2])] + 3
+    found: Ints = at[(raw[at + 1] == stop[1]) & (raw[at + 2] == stop[2])] + 3
+    return found
 
 
 def _drop_short(cuts: Ints, length: int) -> Ints:
@@ -223,8 +227,6 @@ def _drop_short(cuts: Ints, length: int) -> Ints:
 def _cut_long(bounds: Ints, raw: NDArray[np.uint8], word_starts: Ints) -> Ints:
     lengths = np.diff(bounds)
     long = np.flatnonzero(lengths > LONGEST)
-    if not len(long):
-        return bounds
     parts = -(-lengths[long] // LONGEST)
     ends = np.cumsum(parts)
     place = np.arange(ends[-1]) - np.repeat(ends - parts, parts)

@@ -1,0 +1,116 @@
+"""How much each sentence looks like an attempt to turn a model against its instructions.
+
+A sentence's score is a sum over the kinds of words it holds (:mod:`kernels.signals.lexicon`) and
+over marks that prose does not have: tags of chat templates, invisible characters, long opaque
+words. The weights are set by hand, in half steps: the score picks sentences for
+closer looks, and is one input among many of the heads that learn from feedback. It is no verdict.
+"""
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kernels.segments import Segments, split
+from kernels.signals.lexicon import PAIRS, WORDS, pair_lookup, word_lookup
+
+Scores = NDArray[np.float64]
+
+SUSPICIOUS = 0.5
+"""From this score on a sentence is counted as suspicious."""
+BLOCK_CHARS = 262_144
+"""A longer text is read in blocks, so its arrays stay small; a sentence may be cut between two."""
+
+_WEIGHTS = {
+    "drop": 2.0,
+    "rules": 1.5,
+    "prior": 0.5,
+    "role": 1.5,
+    "model": 2.5,
+    "free": 1.0,
+    "refuse": 0.5,
+    "taboo": 1.5,
+    "you": 2.0,
+    "must": 1.0,
+    "tell": 1.5,
+    "secret": 1.0,
+    "harm": 1.0,
+    "how": 0.0,
+    "turn": 1.0,
+    "open": 1.5,
+}
+_AGAIN = 0.5
+"""What the second word of a kind adds, as a share of the first."""
+_TOGETHER = ((("drop", "rules"), 1.5), (("secret", "tell"), 1.0), (("harm", "how"), 1.5))
+"""Kinds that mean more in one sentence."""
+_PER_WORD = 0.04
+"""What each word takes off, up to :data:`_MAX_WORDS`: a long sentence holds words of all kinds."""
+_MAX_WORDS = 60
+_MARK = 4.0
+_BIAS = 4.0
+"""About one sentence in 250 of ordinary long prompts comes to more than this."""
+_LONG_WORD = 64
+_MARKS = re.compile(
+    rb"<\|[a-z_]{2,20}\|>|\[/?INST\]|<</?SYS>>|\xe2\x80[\x8b-\x8f\xaa-\xae]|\xe2\x81[\xa0-\xa4]"
+    rb"|\xf3\xa0[\x80\x81]"
+)
+_WORDS = word_lookup()
+_PAIRS = pair_lookup()
+_KINDS = tuple(WORDS) + tuple(PAIRS)
+
+
+@dataclass(frozen=True, slots=True)
+class Suspicion:
+    """What a whole text shows: its highest score, and how many sentences are suspicious."""
+
+    score: float
+    sentences: int
+
+
+def read(text: str) -> Suspicion:
+    """Score a whole text, however long; 0 for the empty one."""
+    highest, count = 0.0, 0
+    for at in range(0, len(text), BLOCK_CHARS):
+        found = score(split(text[at : at + BLOCK_CHARS]))
+        highest = max(highest, float(found.max()))
+        count += int((found >= SUSPICIOUS).sum())
+    return Suspicion(highest, count)
+
+
+def score(segments: Segments) -> Scores:
+    """The score of each sentence ``(n,)``, between 0 and 1."""
+    count = len(segments)
+    total = np.full(count, -_BIAS)
+    seen = _count_kinds(segments)
+    for kind, found in seen.items():
+        total += _WEIGHTS[kind] * ((found > 0) + _AGAIN * (found > 1))
+    for (one, other), weight in _TOGETHER:
+        total += weight * ((seen[one] > 0) & (seen[other] > 0))
+    words = np.bincount(segments.owner, minlength=count)
+    total -= _PER_WORD * np.minimum(words, _MAX_WORDS)
+    total += _MARK * _marked(segments)
+    return 1.0 / (1.0 + np.exp(-total))
+
+
+def _count_kinds(segments: Segments) -> dict[str, NDArray[np.int64]]:
+    """How many words, or pairs of words, of each kind every sentence holds."""
+    words = _WORDS.find(segments.words)
+    pairs = _PAIRS.find(segments.pairs)
+    at, next_at = np.flatnonzero(words), np.flatnonzero(pairs)
+    bits = np.concatenate((words[at], pairs[next_at] << np.uint32(len(WORDS))))
+    owner = np.concatenate((segments.owner[at], segments.owner[next_at]))
+    return {
+        kind: np.bincount(owner[bits >> np.uint32(place) & 1 > 0], minlength=len(segments))
+        for place, kind in enumerate(_KINDS)
+    }
+
+
+def _marked(segments: Segments) -> NDArray[np.bool_]:
+    """Which sentences hold what prose does not."""
+    marked = np.zeros(len(segments), np.bool_)
+    tags = [match.start() for match in _MARKS.finditer(segments.data)]
+    if tags:
+        marked[np.searchsorted(segments.starts, tags, side="right") - 1] = True
+    marked[segments.owner[segments.word_ends - segments.word_starts >= _LONG_WORD]] = True
+    return marked
