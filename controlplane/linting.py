@@ -24,9 +24,15 @@ from storage.versions import StoredVersion
 NEWEST = 1_000
 """Decisions that are looked at."""
 BREAKING = frozenset(
-    {"no-arms", "role-without-arm", "version-cannot-choose", "version-of-other-arms"}
+    {
+        "no-arms",
+        "role-without-arm",
+        "segment-without-feature",
+        "version-cannot-choose",
+        "version-of-other-arms",
+    }
 )
-"""Errors with which a policy could not serve; the others are only said."""
+"""Errors with which a policy could not serve, or would look after nobody; others are only said."""
 
 
 def lint_policy(connection: sa.Connection, policy: StoredPolicy, *, now: datetime) -> Lint:
@@ -81,7 +87,7 @@ def _fitting(
 
 
 def refuse_breaking(connection: sa.Connection, policy: StoredPolicy) -> None:
-    """Refuse a policy that could not serve.
+    """Refuse a policy that could not serve, or whose segments nobody could tell.
 
     Raises:
         InvalidError: With the sentence and the remedy of each error.

@@ -28,11 +28,6 @@ class Looks(Protocol):
         """Plain numbers."""
 
 
-def intersected(lows: Floats, highs: Floats) -> tuple[Floats, Floats]:
-    """The running intersection of bounds over time, shape ``(n,)`` each."""
-    return np.maximum.accumulate(lows), np.minimum.accumulate(highs)
-
-
 def plain(kind: str, row: Mapping[str, Any]) -> dict[str, Any]:
     """A state as JSON takes it: with its kind, None for an infinite number."""
     return {"kind": kind} | {name: _finite(value) for name, value in row.items()}

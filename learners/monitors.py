@@ -21,7 +21,7 @@ import numpy as np
 
 from learners import drift
 from learners.errors import SpecError
-from learners.summaries import KINDS, LEAST, WITHOUT_REFERENCE, Summary
+from learners.summaries import KINDS, LEAST, WITHOUT_REFERENCE
 from learners.windows import Batch, Bounds, Mean, Reading
 
 Severity = Literal["warning", "alarm"]
@@ -250,9 +250,3 @@ def _changed(name: str, metric: str, kind: str, before: Mean, now: Mean) -> Find
         f"{before.mean:.4g} and is {now.mean:.4g} in the last {now.n:,.0f} decisions",
         1 if now.mean > before.mean else -1,
     )
-
-
-def reference_of(state: State) -> Summary | None:
-    """What a monitor takes for usual; None while it is still learning it."""
-    found: Summary | None = state["reference"]
-    return found

@@ -4,7 +4,7 @@ Each is a frozen state: ``update(values)`` gives the next one, ``bounds(level)``
 ``path(values, level)`` the interval after each of some more values (:class:`learners.looks.Looks`).
 A state is stored with ``as_json`` and continued with :func:`resume`. One value is one independent
 unit, in the order in which they came: add the rows of a session up first. A bound that has been
-seen may be kept: the running intersection holds as well (:func:`learners.looks.intersected`).
+seen may be kept: the running intersection holds as well.
 
 * :class:`Asymptotic`: the normal mixture of Robbins with the running variance (Waudby-Smith,
   Arbour, Sinha, Kennedy & Ramdas 2024, arXiv:2103.06476): the tightest, for any values of finite

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learners import divergence, monitors
+from learners import divergence
 from learners.errors import SpecError
 from learners.monitors import NAMES, Finding, Settings, State, start, update
 from learners.windows import Batch, Bounds
@@ -275,8 +275,8 @@ def test_what_cannot_be_a_monitor_is_refused():
         Batch(ARMS, *(np.zeros(3) for _ in range(6)))  # type: ignore[arg-type]
 
 
-def test_a_reference_can_be_read_once_it_is_there():
+def test_a_reference_is_there_once_it_is_learnt():
     state, _ = seen("reward", decisions(100, 1, answers=1.0), rules=QUICK)
-    assert monitors.reference_of(state) is None
+    assert state["reference"] is None
     state, _ = seen("reward", decisions(300, 1, answers=1.0), rules=QUICK)
-    assert monitors.reference_of(state)["reward"][0] == 200  # type: ignore[index]
+    assert state["reference"]["reward"][0] == 200

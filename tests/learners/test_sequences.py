@@ -8,7 +8,7 @@ import pytest
 from bench import evidence_sequences as bench
 from learners import betting
 from learners.errors import EstimateError
-from learners.looks import Looks, intersected
+from learners.looks import Looks
 from learners.sequences import (
     FEWEST,
     SIDES,
@@ -216,12 +216,6 @@ def test_the_asymptotic_interval_is_the_tightest_and_betting_tighter_than_bernst
     ends = [start.update(values).bounds() for start in starts]
     widths = [high - low for low, high in ends]
     assert widths == sorted(widths)
-
-
-def test_the_running_intersection_only_tightens():
-    lows, highs = intersected(*STATES["betting"].path(np.random.default_rng(0).random(300)))
-    assert (np.diff(lows) >= 0).all()
-    assert (np.diff(highs) <= 0).all()
 
 
 @pytest.mark.parametrize(
