@@ -110,7 +110,8 @@ class _Run:
         scores = np.where(hidden, -1e30, scores)
         shares = np.exp(scores - scores.max(axis=-1, keepdims=True))
         shares /= shares.sum(axis=-1, keepdims=True)
-        return (shares @ value).swapaxes(1, 2).reshape(x.shape)
+        mixed: Real = shares @ value
+        return mixed.swapaxes(1, 2).reshape(x.shape)
 
     def _heads(self, x: Real) -> Real:
         parted = x.reshape(*x.shape[:2], self._config.heads, self._config.head_size)

@@ -3,20 +3,24 @@
 One scale for a whole matrix loses too much of MiniLM; one for each output column keeps it.
 Activations are rounded while the model runs (uint8, one scale for each product), with their
 columns made alike first (``calibrate``). The operators are ONNX's own, in the pattern that ONNX
-Runtime fuses into one product with its bias. Needs ``pip install 'pointsman[models]'``.
+Runtime fuses into one product with its bias.
 """
 
 from collections.abc import Mapping
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
 
 from kernels.graphs.builder import Variant, build
 from kernels.graphs.calibrate import factors, peaks
 from kernels.graphs.config import EncoderConfig, Weights
 from kernels.graphs.layers import FLOAT
+
+try:
+    import onnx
+    from onnx import helper, numpy_helper
+except ImportError as missing:  # pragma: no cover -- a default install
+    raise ImportError("int8 needs onnx: pip install 'pointsman[models]'") from missing
 
 FULL_RANGE = 127
 REDUCED_RANGE = 63
