@@ -30,6 +30,7 @@ KNOWN_SHARE = 0.95
 _MEMORY = 10
 _STEPS = 300
 _TOLERANCE = 1e-6
+_LEAST_GAIN = 1e-9
 _LEAST = 1e-12
 
 
@@ -190,8 +191,8 @@ def calibrate(
 
     A softmax head gets one temperature (Guo et al. 2017, arXiv:1706.04599), a binary one a slope
     and an intercept with Platt's (1999) targets, so that few rows make nothing certain. An ood head
-    gets the same where both known and unknown rows are labelled; else it is set to call
-    1 − :data:`KNOWN_SHARE` of the known rows unknown, and its chances are no frequencies.
+    gets the same where unknown rows are labelled too; else it is set to call 1 −
+    :data:`KNOWN_SHARE` of the known rows unknown, and its chances are no frequencies.
 
     Args:
         model: trained on other rows.
@@ -206,23 +207,40 @@ def calibrate(
     if not weight.sum() > 0:
         raise HeadError("no rows to calibrate on: hold some back from training")
     plain = replace(model, temperature=1.0)
-    z = plain.logits(x)
-    if model.kind == "softmax":
-        return replace(plain, temperature=_temperature(z, labels, weight))
-    if model.kind == "ood" and len(np.unique(labels[weight > 0])) < 2:
-        known = np.sort(z[(weight > 0) & (labels == 0)])
-        if not len(known):
-            raise HeadError("no known row to calibrate on: hold some back from training")
-        edge = float(np.quantile(known, KNOWN_SHARE))
-        unit = max(float(known.std()), _LEAST)
-        return replace(plain, bias=plain.bias - edge, temperature=unit)
-    slope, shift = _platt(z, labels, weight)
-    if slope <= _LEAST:  # the vectors tell nothing: what is left is how often it is so
-        good, n = float(weight @ labels), float(weight.sum())
-        spread = None if plain.spread is None else np.zeros_like(plain.spread)
-        bias = np.full(plain.bias.shape, np.log((good + 1) / (n - good + 1)))
-        return replace(plain, weights=np.zeros_like(plain.weights), bias=bias, spread=spread)
-    return replace(plain, bias=plain.bias + shift / slope, temperature=1.0 / slope)
+    return scaled(plain, *scaling(plain.logits(x), labels, weight))
+
+
+def scaling(logits: Floats, labels: Ints, weight: Floats) -> tuple[float, float]:
+    """What makes held-out logits into calibrated ones: a slope above 0 or 0, and an intercept.
+
+    Args:
+        logits: ``(n, C)`` of a softmax head, for which there is no intercept; ``(n,)`` of the
+            second class of another.
+        labels: shape ``(n,)``; where the logits are ``(n,)`` and no label is 1, the slope and
+            intercept set :data:`KNOWN_SHARE`.
+        weight: shape ``(n,)``, of which some is above 0.
+    """
+    if logits.ndim == 2:
+        return 1.0 / _temperature(logits, labels, weight), 0.0
+    if not (weight @ labels) > 0:
+        known = logits[weight > 0]
+        slope = 1.0 / max(float(known.std()), _LEAST)
+        return slope, -slope * float(np.quantile(known, KNOWN_SHARE))
+    slope, shift = _platt(logits, labels, weight)
+    if slope > _LEAST:
+        return slope, shift
+    # The vectors tell nothing: what is left is how often it is so.
+    good, n = float(weight @ labels), float(weight.sum())
+    return 0.0, float(np.log((good + 1) / (n - good + 1)))
+
+
+def scaled(model: HeadModel, slope: float, shift: float) -> HeadModel:
+    """The head of temperature 1 with other logits: ``slope`` times its own, plus ``shift``."""
+    if slope > 0:
+        return replace(model, bias=model.bias + shift / slope, temperature=1.0 / slope)
+    spread = None if model.spread is None else np.zeros_like(model.spread)
+    bias = np.full(model.bias.shape, shift)
+    return replace(model, weights=np.zeros_like(model.weights), bias=bias, spread=spread)
 
 
 def minimise(
@@ -248,7 +266,7 @@ def minimise(
             if after <= value + 1e-4 * step * drop or step < 1e-10:
                 break
             step /= 2
-        if not after < value:
+        if not value - after > _LEAST_GAIN * abs(value):
             break
         moved, turned = step * way, bent - slope
         curved = float((moved * turned).sum())

@@ -108,13 +108,7 @@ class HeadModel:
 
     def probabilities(self, x: Floats) -> Floats:
         """Chances of the classes for ``x`` of shape ``(n, d)``: shape ``(n, C)``, rows sum to 1."""
-        z = self.logits(x)
-        if z.ndim == 1:
-            chance = 0.5 * (1.0 + np.tanh(z / 2.0))
-            return np.stack([1.0 - chance, chance], axis=1)
-        raised = np.exp(z - z.max(axis=1, keepdims=True))
-        found: Floats = raised / raised.sum(axis=1, keepdims=True)
-        return found
+        return chances(self.logits(x))
 
     def says(self, x: Floats) -> NDArray[np.int64]:
         """The class of each row as an index: the likeliest, or the second from its threshold on."""
@@ -161,6 +155,16 @@ class HeadModel:
             )
         except KeyError as error:
             raise HeadError(f"a head lacks {error}: train it again") from error
+
+
+def chances(logits: Floats) -> Floats:
+    """The chances that logits stand for: ``(n,)`` of a second class, or ``(n, C)``; ``(n, C)``."""
+    if logits.ndim == 1:
+        chance = 0.5 * (1.0 + np.tanh(logits / 2.0))
+        return np.stack([1.0 - chance, chance], axis=1)
+    raised = np.exp(logits - logits.max(axis=1, keepdims=True))
+    found: Floats = raised / raised.sum(axis=1, keepdims=True)
+    return found
 
 
 def check_classes(kind: str, classes: tuple[str, ...]) -> None:
