@@ -23,7 +23,6 @@ from typing import Any, get_args
 from kernels.attention import elf, objects
 from kernels.attention.objects import CodeObject, Manifest
 from kernels.attention.triton_flash import (
-    ARGUMENTS,
     DTYPES,
     HEAD_DIMS,
     Backend,
@@ -31,6 +30,7 @@ from kernels.attention.triton_flash import (
     Dtype,
     kernel,
     precision,
+    signature,
 )
 
 SOURCE = Path(__file__).parent / "attention" / "triton_kernel.py"
@@ -84,7 +84,7 @@ def build(target: str, dtype: Dtype, head_dim: int, *, blocks: Blocks | None = N
     code: bytes = compiled.asm["hsaco" if chosen.backend == "hip" else "cubin"]
     found = (_read_hsaco if chosen.backend == "hip" else _read_cubin)(compiled, code)
     about = CodeObject(
-        file=f"attention-{target}-{dtype}-{head_dim}.{compiled_suffix(chosen.backend)}",
+        file=f"attention-{target}-{dtype}-{head_dim}.{_suffix(chosen.backend)}",
         symbol=str(compiled.metadata.name),
         backend=chosen.backend,
         target=target,
@@ -106,15 +106,9 @@ def build(target: str, dtype: Dtype, head_dim: int, *, blocks: Blocks | None = N
     return Built(about, code, seconds)
 
 
-def compiled_suffix(backend: Backend) -> str:
+def _suffix(backend: Backend) -> str:
     """The suffix of a code object's file."""
     return "hsaco" if backend == "hip" else "cubin"
-
-
-def signature(dtype: Dtype) -> dict[str, str]:
-    """The types of a launch's arguments, in Triton's words."""
-    words = {"tensor": f"*{dtype}", "lengths": "*i32", "i32": "i32", "fp32": "fp32"}
-    return {name: words[kind] for name, kind in ARGUMENTS}
 
 
 def _compile(target: Target, dtype: Dtype, head_dim: int, blocks: Blocks) -> Any:

@@ -118,6 +118,12 @@ def precision(dtype: Dtype, backend: Backend) -> str:
     return "tf32x3" if dtype == "fp32" and backend == "cuda" else "ieee"
 
 
+def signature(dtype: Dtype) -> dict[str, str]:
+    """The types of a launch's arguments, by name, in Triton's words."""
+    words = {"tensor": f"*{dtype}", "lengths": "*i32", "i32": "i32", "fp32": "fp32"}
+    return {name: words[kind] for name, kind in ARGUMENTS}
+
+
 @cache
 def kernel() -> Any:
     """The kernel as Triton's decorator returns it: an interpreter where ``TRITON_INTERPRET`` is 1.
