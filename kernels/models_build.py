@@ -28,10 +28,11 @@ def build(folder: Path) -> None:
     except ImportError as error:
         raise ModelsError(_MISSING) from error
     sizes = config.read_config(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
-    plain = builder.build(load_file(folder / WEIGHTS), sizes, "flash")
-    packed = quantize.per_channel(plain, reduce_range=not multiplies_whole_bytes())
+    weights = load_file(folder / WEIGHTS)
+    packed = quantize.build_int8(weights, sizes, "flash", reduce_range=not multiplies_whole_bytes())
     (folder / ENCODER).write_bytes(packed)
-    table = distil(_embedder(plain), vocabulary=sizes.vocab, frame=_frame(folder / TOKENIZER))
+    embed = _embedder(builder.build(weights, sizes, "flash"))
+    table = distil(embed, vocabulary=sizes.vocab, frame=_frame(folder / TOKENIZER))
     np.save(folder / TABLE, table, allow_pickle=False)
 
 
@@ -60,9 +61,9 @@ def _frame(tokenizer: Path) -> tuple[int, int]:
 
 
 def _embedder(graph: bytes) -> Embed:
-    import onnxruntime  # noqa: PLC0415 — an extra
+    from kernels.providers import choose  # noqa: PLC0415 — an extra
 
-    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    session = choose(graph, require="cpu").session
 
     def embed(ids: NDArray[np.int64]) -> Floats:
         found: Floats = session.run(["embedding"], {"input_ids": ids})[0]

@@ -1,4 +1,4 @@
-"""Heads: what is read off a vector that a tier has made, by one matrix product for all of a tier.
+"""Heads: what is read off a vector of the signals, by one matrix product for all of one vector.
 
 A *softmax* head gives one chance a class. A *binary* head gives the chance of the second of its two
 classes. An *ood* head says how surely a vector lies outside of all that the head has seen: the
@@ -20,9 +20,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 HeadKind = Literal["softmax", "binary", "ood"]
-Tier = Literal["grams", "static", "encoder"]
 KINDS: tuple[HeadKind, ...] = get_args(HeadKind)
-TIERS: tuple[Tier, ...] = get_args(Tier)
 MAX_HEADS = 64
 MAX_CLASSES = 256
 MAX_DIMENSION = 65_536
@@ -42,7 +40,7 @@ class Head:
         name: what its values are called: ``<name>`` the class, ``<name>.<class>`` its chance; an
             ood head's is ``ood.<name>``.
         classes: C names; a binary head has two, and looks for the second.
-        tier: whose vector it is read off, of d numbers.
+        feature: name of the vector that it is read off, of d numbers.
         weights: ``(C, d)``; binary ``(1, d)``; ood ``(m, d)``, a row for each known mean.
         bias: as many as ``weights`` has rows.
         kind: softmax, binary or ood.
@@ -54,7 +52,7 @@ class Head:
 
     name: str
     classes: tuple[str, ...]
-    tier: Tier
+    feature: str
     weights: Floats
     bias: Floats
     kind: HeadKind = "softmax"
@@ -65,10 +63,10 @@ class Head:
 
     def __post_init__(self) -> None:
         """Refuse shapes that do not fit, and numbers that are none."""
-        if self.tier not in TIERS or self.kind not in KINDS:
+        if self.kind not in KINDS or not self.name or not self.feature:
             raise HeadError(
-                f"head {self.name!r}: tier {self.tier!r} must be of {TIERS}, kind"
-                f" {self.kind!r} of {KINDS}"
+                f"head {self.name!r} of {self.feature!r}: kind {self.kind!r} must be of {KINDS},"
+                " and name and feature not empty"
             )
         if not 2 <= len(self.classes) <= MAX_CLASSES or len(set(self.classes)) < len(self.classes):
             raise HeadError(f"head {self.name!r}: give 2 to {MAX_CLASSES} classes, each once")
@@ -94,7 +92,9 @@ class Head:
         if (self.spread is not None) != (self.kind == "ood"):
             raise HeadError(f"head {self.name!r}: an ood head, and no other, has a spread")
         if self.spread is not None and self.spread.shape[1:] != w.shape[1:]:
-            raise HeadError(f"head {self.name!r}: spread {self.spread.shape} is not (r, d) of {w}")
+            raise HeadError(
+                f"head {self.name!r}: spread {self.spread.shape} is not (r, {w.shape[1]})"
+            )
         tensors = [w, b] if self.spread is None else [w, b, self.spread]
         if not all(np.isfinite(one).all() for one in tensors):
             raise HeadError(f"head {self.name!r} holds NaN or infinity: train it again")
@@ -106,60 +106,52 @@ class Head:
 
 
 class HeadBank:
-    """Heads that serve together: those of a tier share one matrix product.
+    """Heads that serve together: those of one vector share one matrix product.
 
     Raises:
         HeadError: Names repeat, a parent is not there or is no binary head without a parent, or
-            heads of one tier take vectors of different lengths.
+            heads of one feature take vectors of different lengths.
     """
 
     def __init__(self, heads: Sequence[Head] = ()) -> None:
         _check_family(heads)
         self.heads = tuple(heads)
-        self._roots: dict[Tier, _Stack] = {}
-        self._children: dict[str, list[tuple[Tier, _Stack]]] = {}
-        self._distances: dict[Tier, list[_Distance]] = {}
-        for tier in TIERS:
-            plain = [h for h in heads if h.tier == tier and h.kind != "ood" and not h.parent]
+        self._roots: dict[str, _Stack] = {}
+        self._children: dict[str, list[tuple[str, _Stack]]] = {}
+        self._distances: dict[str, list[_Distance]] = {}
+        self.dimensions: dict[str, int] = {head.feature: head.dimension for head in heads}
+        for feature in self.dimensions:
+            mine = [head for head in heads if head.feature == feature]
+            plain = [head for head in mine if head.kind != "ood" and head.parent is None]
             if plain:
-                self._roots[tier] = _Stack(plain)
-            known = [_Distance(h) for h in heads if h.tier == tier and h.kind == "ood"]
-            if known:
-                self._distances[tier] = known
+                self._roots[feature] = _Stack(plain)
+            self._distances[feature] = [_Distance(head) for head in mine if head.kind == "ood"]
         for head in heads:
             if head.parent is not None:
-                self._children.setdefault(head.parent, []).append((head.tier, _Stack([head])))
+                self._children.setdefault(head.parent, []).append((head.feature, _Stack([head])))
         self._parents = {h.name: h for h in heads if h.name in self._children}
 
-    def wants(self, tier: Tier) -> bool:
-        """Whether any head is read off this tier's vector."""
-        return any(head.tier == tier for head in self.heads)
-
-    def dimension(self, tier: Tier) -> int | None:
-        """How long this tier's vectors must be; None where no head is of it."""
-        return next((head.dimension for head in self.heads if head.tier == tier), None)
-
-    def read(self, vectors: Mapping[Tier, Floats]) -> Values:
-        """The values of all heads whose tier has a vector.
+    def read(self, vectors: Mapping[str, Floats]) -> Values:
+        """The values of all heads whose vector is there.
 
         Args:
-            vectors: ``(d,)`` each.
+            vectors: ``(d,)`` each, by feature; of the length that :attr:`dimensions` says.
 
         Returns:
             ``<name>`` (the likeliest class, or the binary head's answer at its threshold),
             ``<name>.<class>`` for each chance, and ``ood.<name>`` for the ood heads.
         """
         found: Values = {}
-        for tier, vector in vectors.items():
-            if tier in self._roots:
-                self._roots[tier].read(vector, found)
-            for distance in self._distances.get(tier, ()):
+        for feature, vector in vectors.items():
+            if feature in self._roots:
+                self._roots[feature].read(vector, found)
+            for distance in self._distances.get(feature, ()):
                 found[distance.name] = distance.read(vector)
         for name, parent in self._parents.items():
             if found.get(name) == parent.classes[1]:
-                for tier, stack in self._children[name]:
-                    if tier in vectors:
-                        stack.read(vectors[tier], found)
+                for feature, stack in self._children[name]:
+                    if feature in vectors:
+                        stack.read(vectors[feature], found)
         return found
 
 
@@ -234,9 +226,9 @@ def _check_family(heads: Sequence[Head]) -> None:
                 f"head {head.name!r}: its parent {head.parent!r} must be a binary head without a"
                 " parent of its own, and an ood head has none"
             )
-        first = next(one for one in heads if one.tier == head.tier)
+        first = next(one for one in heads if one.feature == head.feature)
         if head.dimension != first.dimension:
             raise HeadError(
                 f"head {head.name!r} takes {head.dimension} numbers and {first.name!r}"
-                f" {first.dimension}, both of tier {head.tier!r}: train them on one vector"
+                f" {first.dimension}, both of {head.feature!r}: train them on one vector"
             )
