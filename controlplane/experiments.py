@@ -16,7 +16,8 @@ from uuid import UUID
 import sqlalchemy as sa
 import structlog
 
-from controlplane import experiment_numbers, planning, publishing
+from controlplane import alarms, experiment_numbers, planning, publishing
+from controlplane.config import read_config as read_policy
 from controlplane.errors import ConflictError, InvalidError, NotFoundError
 from controlplane.experiment_config import ENDED, ExperimentConfig, as_json, read_config
 from controlplane.lineups import cast_of, crowd
@@ -176,6 +177,8 @@ def _look(
         versions.lock_policy(connection, experiment.policy_id)
         if releases.find_experiment(connection, experiment.id) != experiment:
             return experiment
+        told = alarms.of_experiment(connection, experiment, looked, now)
+        looked = replace(looked, state={**looked.state, "told": told})
         if looked.ended_at is not None and experiment.ended_at is None:
             _end(connection, publisher, looked, now)
         else:
@@ -324,6 +327,7 @@ def _check_metrics(
     connection: sa.Connection, policy: StoredPolicy, config: ExperimentConfig, salt: str
 ) -> list[str]:
     """Refuse what can not be read; returns the earlier experiments that know the units."""
+    _check_context(policy, config)
     planning.measure_of(connection, policy, config.metric)
     for one in config.guardrails:
         planning.measure_of(connection, policy, one.metric, "guardrails")
@@ -341,6 +345,26 @@ def _check_metrics(
             "give this one the same salt",
         )
     return earlier
+
+
+def _check_context(policy: StoredPolicy, config: ExperimentConfig) -> None:
+    """Refuse segments and covariates that no decision's context will hold."""
+    kinds = {one.name: one.kind for one in read_policy(policy.config).schema.features}
+    finite = sorted(name for name, kind in kinds.items() if kind in {"category", "flag"})
+    if config.segment is not None and config.segment not in finite:
+        raise InvalidError(
+            "segment",
+            f"segment is {config.segment!r}, which is no category and no flag of the policy's "
+            f"features: give one of {finite}, or leave it out",
+        )
+    numbers = sorted(name for name, kind in kinds.items() if kind == "number")
+    asked = config.covariate
+    if asked is not None and asked.kind == "context" and asked.name not in numbers:
+        raise InvalidError(
+            "covariate",
+            f"covariate.name is {asked.name!r}, which is no number of the policy's features: give "
+            f"one of {numbers}, or leave the covariate out",
+        )
 
 
 def _plan(

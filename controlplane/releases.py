@@ -15,7 +15,7 @@ from uuid import UUID
 import sqlalchemy as sa
 import structlog
 
-from controlplane import overrides, publishing, watching
+from controlplane import alarms, overrides, publishing, watching
 from controlplane.candidates import FAILURES
 from controlplane.config import PolicyConfig, read_config
 from controlplane.errors import (
@@ -290,6 +290,7 @@ def _failed(means: Means, release: StoredRelease, error: str) -> None:
 class _Looked:
     ruling: Ruling
     numbers: Json
+    known: Facts
 
 
 def _look(connection: sa.Connection, ground: Ground) -> _Looked:
@@ -305,7 +306,7 @@ def _look(connection: sa.Connection, ground: Ground) -> _Looked:
         "elapsed_s": known.elapsed_s,
         "edges": known.edges,
     }
-    return _Looked(ruling, numbers)
+    return _Looked(ruling, numbers, known)
 
 
 def _judged(connection: sa.Connection, ground: Ground, known: Facts) -> tuple[Json, Ruling]:
@@ -326,6 +327,7 @@ def _follow(means: Means, release: StoredRelease, looked: _Looked, *, halted: bo
     action = looked.ruling.action
     if action == "revert":
         _note(means, release, publishing.LATE if looked.ruling.late else publishing.MONITOR, looked)
+        alarms.of_release(means.connection, release, name, looked.ruling.alarms, means.now)
         send_back(means, release, f"{name}: {verdict.summary}")
     elif action == "pass" and release.status == WATCHING:
         _note(means, release, name, looked)
@@ -341,11 +343,21 @@ def _follow(means: Means, release: StoredRelease, looked: _Looked, *, halted: bo
             stored.put_release(means.connection, replace(release, status=WAITING, reason=reason))
         else:
             advance(means, release, f"{name} passed")
-    elif action == "hold" and release.status == RUNNING:
-        held = replace(release, status=HELD, reason=f"{name}: {verdict.summary}")
-        stored.put_release(means.connection, held)
     else:
-        stored.put_release(means.connection, release)
+        _stay(means, release, looked)
+
+
+def _stay(means: Means, release: StoredRelease, looked: _Looked) -> None:
+    """Stay in the stage; say where something begins to hold the release there, and no more does."""
+    action, name = looked.ruling.action, stage_name(release)
+    if action == "hold" and release.status == RUNNING:
+        if looked.known.refusals and not looked.ruling.late:
+            alarms.of_edges(means.connection, release, name, looked.known.refusals, means.now)
+        why = f"{name}: {looked.ruling.verdict.summary}"
+        release = replace(release, status=HELD, reason=why)
+    elif action == "stay" and release.status == HELD:
+        release = replace(release, status=RUNNING, reason=f"{name}: no longer held")
+    stored.put_release(means.connection, release)
 
 
 def _waits(release: StoredRelease) -> bool:

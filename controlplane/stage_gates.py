@@ -25,12 +25,15 @@ class Facts:
     Attributes:
         elapsed_s: since it began.
         edges: how many serve its bundle, or a later one.
-        nacks: what edges say that refused it.
+        nacks: what edges say that refused it for what it is: it computes otherwise there.
+        refusals: what edges say that refused it for what they are: they do not know its format, or
+            do not trust it.
     """
 
     elapsed_s: float
     edges: int
     nacks: tuple[str, ...] = ()
+    refusals: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +78,15 @@ class Canary:
 
 @dataclass(frozen=True, slots=True)
 class Ruling:
-    """What is to be done, and why; ``late``: only since the stage's time is over."""
+    """What is to be done, and why.
+
+    ``late``: only since the stage's time is over; ``alarms``: the checks for which it goes back.
+    """
 
     action: Action
     verdict: Verdict
     late: bool = False
+    alarms: tuple[Check, ...] = ()
 
     @property
     def missing(self) -> str:
@@ -136,7 +143,8 @@ def judge_watch(seen: Canary, config: ReleaseConfig, facts: Facts) -> Ruling:
     """Whether a new champion stays; what it is compared with served before it, at another time."""
     alarms = [_no_nack(facts), *_broken(seen, config, config.margin)]
     needs = [_at_least("decisions", seen.decisions, config.watch_decisions, "decisions watched")]
-    ruling = _ruled(alarms, needs, replace(config, on_timeout="hold"), facts)
+    known = replace(facts, refusals=())  # the champion alone is no new format to anybody
+    ruling = _ruled(alarms, needs, replace(config, on_timeout="hold"), known)
     if ruling.action != "hold":
         return ruling
     said = f"nothing spoke against it in {facts.elapsed_s:,.0f} s"
@@ -182,8 +190,11 @@ def _ruled(
     checks = (*alarms, *needs)
     rung = [check for check in alarms if not check.passed]
     if rung:
-        return Ruling("revert", Verdict(False, _told("sent back", rung), checks))
+        verdict = Verdict(False, _told("sent back", rung), checks)
+        return Ruling("revert", verdict, alarms=tuple(rung))
     missing = [check for check in needs if not check.passed]
+    if facts.refusals and facts.elapsed_s < config.max_seconds:
+        return Ruling("hold", Verdict(False, _told("held", [_understood(facts)]), checks))
     if not missing:
         return Ruling("pass", Verdict(True, _told("passed", needs), checks))
     if facts.elapsed_s < config.max_seconds:
@@ -202,8 +213,15 @@ def _no_nack(facts: Facts) -> Check:
     return Check("nacks", not facts.nacks, len(facts.nacks), 0, said)
 
 
+def _understood(facts: Facts) -> Check:
+    """Needed: what an edge cannot take is no fault of the version's, and may be mended there."""
+    said = "; ".join(facts.refusals)[:500] or "no edge fails to take the bundle"
+    return Check("refusals", not facts.refusals, len(facts.refusals), 0, said)
+
+
 def _grown(decisions: int, config: ReleaseConfig, facts: Facts) -> list[Check]:
     return [
+        _understood(facts),
         _at_least("decisions", decisions, config.min_decisions, "decisions"),
         Check(
             "seconds",

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
@@ -43,6 +44,8 @@ PENDING = timedelta(seconds=60)
 ERRORS = Guardrail(ERROR, "rate", margin=0.02)
 """What is watched for sudden failures where a policy's guardrails name no errors."""
 EDGE_SILENT = timedelta(minutes=5)
+BUNDLE, EDGE = "bundle", "edge"
+"""Whose fault it is that an edge refused a bundle."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,17 +81,30 @@ class Ground:
 def facts(connection: sa.Connection, ground: Ground) -> Facts:
     """How long the stage runs, and what the edges say of its bundle."""
     name, began = ground.policy.name, ground.release.stage_at
-    active, nacks = 0, []
+    active, nacks, refusals = 0, list[str](), list[str]()
     for edge in edges.list_edges(connection, ground.policy.project_id):
         if edge["seen_at"] < max(began, ground.now - EDGE_SILENT):
             continue
         active += edge["active"].get(name, 0) >= ground.serial
-        nacks += [
-            f"edge {edge['edge_id']} refused serial {nack['serial']}: {nack['reason']}"
-            for nack in edge["nack"]
-            if nack["policy"] == name and nack["serial"] >= ground.serial
-        ]
-    return Facts((ground.now - began).total_seconds(), active, tuple(nacks))
+        for nack in edge["nack"]:
+            if nack["policy"] != name or nack["serial"] < ground.serial:
+                continue
+            said = f"edge {edge['edge_id']} refused serial {nack['serial']}: {nack['reason']}"
+            (nacks if fault_of(nack) == BUNDLE else refusals).append(said)
+    elapsed_s = (ground.now - began).total_seconds()
+    return Facts(elapsed_s, active, tuple(nacks), tuple(refusals))
+
+
+def fault_of(nack: Mapping[str, Any]) -> str:
+    """Whose fault a refusal is: that of the bundle or of the edge.
+
+    Edges of a release that does not say so refused whole kinds of bundles that they did not know;
+    of what they understood only the golden vectors spoke against the bundle.
+    """
+    told: str | None = nack.get("fault")
+    if told is not None:
+        return told
+    return BUNDLE if "golden vector" in nack["reason"] else EDGE
 
 
 def shadow(connection: sa.Connection, ground: Ground) -> Watched:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from edge.errors import ProblemError
 from learners.bundle import Bundle
@@ -9,14 +10,21 @@ from learners.records import Arm
 
 RETRY_AFTER_S = 2
 
+Fault = Literal["bundle", "edge"]
+
 
 @dataclass(frozen=True, slots=True)
 class Nack:
-    """A bundle that this edge refused, and why."""
+    """A bundle that this edge refused, and why.
+
+    ``fault``: ``bundle`` where it computes otherwise here or is too large; ``edge`` where this edge
+    does not know its format, trust its signature or believe its time.
+    """
 
     policy: str
     serial: int
     reason: str
+    fault: Fault
 
 
 class Policies:

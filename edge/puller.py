@@ -18,10 +18,10 @@ from edge.backoff import Backoff
 from edge.control_plane import ControlPlane, Download
 from edge.errors import ControlPlaneError, TooLargeError
 from edge.metrics import Metrics
-from edge.policies import Nack, Policies
+from edge.policies import Fault, Nack, Policies
 from edge.shelf import Shelf
 from learners.bundle import Bundle, unseal
-from learners.errors import BundleError
+from learners.errors import BundleError, MiscomputedError
 
 REFUSED_FOR_S = 60.0
 MISSING_WAIT_S = 1.0
@@ -44,7 +44,7 @@ def examine(data: bytes, trusted: Sequence[Ed25519PublicKey], *, policy: str) ->
     except Exception as error:
         # The one place where foreign bytes become objects: whatever they set off must be a
         # refusal that the control plane hears of, and not the end of the pulling.
-        raise BundleError(f"the bundle cannot be examined: {error!r}") from error
+        raise MiscomputedError(f"the bundle cannot be examined: {error!r}") from error
 
 
 def _examine(data: bytes, trusted: Sequence[Ed25519PublicKey], policy: str) -> Bundle:
@@ -52,7 +52,9 @@ def _examine(data: bytes, trusted: Sequence[Ed25519PublicKey], policy: str) -> B
     if bundle.policy != policy:
         raise BundleError(f"the bundle is of policy {bundle.policy!r}, {policy!r} was asked for")
     if not bundle.golden:
-        raise BundleError("the bundle has no golden vector, so nothing shows that it computes here")
+        raise MiscomputedError(
+            "the bundle has no golden vector, so nothing shows that it computes here"
+        )
     bundle.self_test()
     # Computed here, in a thread, rather than in the first request's way.
     assert bundle.digest  # noqa: S101
@@ -120,7 +122,7 @@ class Puller:
         try:
             found = await self._control_plane.bundle(self.policy, etag=known, wait_s=self._wait_s)
         except TooLargeError as error:
-            return self._refuse(_claimed(error.etag), error.etag, str(error))
+            return self._refuse(_claimed(error.etag), error.etag, error)
         except ControlPlaneError as error:
             return self._failed(error)
         if found is None:
@@ -158,7 +160,7 @@ class Puller:
                 return MIN_POLL_S
             self._check_newer(bundle)
         except BundleError as error:
-            return self._refuse(serial, found.etag, str(error))
+            return self._refuse(serial, found.etag, error)
         try:
             await asyncio.to_thread(
                 self._shelf.keep, self.policy, found.data, etag=found.etag, serial=serial
@@ -186,8 +188,10 @@ class Puller:
         if bundle.expires_at <= self._now():
             raise BundleError(f"the bundle expired at {bundle.expires_at.isoformat()}")
 
-    def _refuse(self, serial: int, etag: str | None, reason: str) -> float:
-        nack = Nack(self.policy, serial, reason[:_MAX_REASON])
+    def _refuse(self, serial: int, etag: str | None, error: Exception) -> float:
+        own = isinstance(error, MiscomputedError | TooLargeError)
+        fault: Fault = "bundle" if own else "edge"
+        nack = Nack(self.policy, serial, str(error)[:_MAX_REASON], fault)
         self._policies.nacks[self.policy] = nack
         self._metrics.nacks.labels(self.policy).inc()
         self._log.error("bundle.refused", serial=serial, reason=nack.reason)

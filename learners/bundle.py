@@ -26,7 +26,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from numpy.typing import NDArray
 
-from learners.errors import BundleError, LearnersError, SpecError
+from learners.errors import BundleError, LearnersError, MiscomputedError, SpecError
 from learners.features import Schema, canonical_json
 from learners.head_bank import NO_HEADS, Heads
 from learners.lineup import ALONE, Challenger, Golden, Lineup
@@ -126,14 +126,14 @@ class Bundle:
             for number, golden in enumerate(own.golden):
                 gap = self._golden_gap(golden, own.version)
                 if not gap <= GOLDEN_TOLERANCE:
-                    raise BundleError(
+                    raise MiscomputedError(
                         f"{self.policy}@{own.version} serial {self.serial}: golden vector {number} "
                         f"is off by {gap:.3g}: this edge computes other probabilities than the "
                         "control plane, do not serve it"
                     )
         name, gap = self.heads.worst()
         if not gap <= GOLDEN_TOLERANCE:
-            raise BundleError(
+            raise MiscomputedError(
                 f"{self.policy}@{self.version} serial {self.serial}: head {name!r} is off by "
                 f"{gap:.3g} on its golden vectors: do not serve it"
             )

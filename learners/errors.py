@@ -33,6 +33,10 @@ class BundleError(LearnersError):
     """A bundle is damaged, not trusted, expired, or fails its own golden vectors."""
 
 
+class MiscomputedError(BundleError):
+    """A bundle computes otherwise here than where it was made, or cannot show that it does not."""
+
+
 class FrontierError(LearnersError):
     """Points, levels or attempts do not make a frontier of cost and score."""
 

@@ -233,11 +233,12 @@ class AliasBody(Body):
 
 
 class Nack(Body):
-    """A bundle that an edge refused, and why."""
+    """A bundle that an edge refused, and why; ``fault`` is whose, which older edges do not say."""
 
     policy: Text
     serial: Annotated[int, Field(ge=0, le=2**62)]
     reason: Annotated[str, StringConstraints(max_length=2_000, pattern=r"^[^\x00]*$")]
+    fault: Literal["bundle", "edge"] | None = None
 
 
 class EdgeBody(Body):

@@ -116,12 +116,13 @@ class Way:
         self.now += timedelta(seconds=5)
         agenda.settle(self.engine, self.world.policy.id, self.now)
 
-    def edge_says(self, *, nack: str | None = None) -> None:
+    def edge_says(self, *, nack: str | None = None, fault: str | None = None) -> None:
         """An edge reports that it serves the newest bundle, or that it refused it."""
         serial = self.world.bundle().serial
         said: list[dict[str, Any]] = []
         if nack is not None:
-            said, serial = [{"policy": "chat", "serial": serial, "reason": nack}], serial - 1
+            said = [{"policy": "chat", "serial": serial, "reason": nack, "fault": fault}]
+            serial -= 1
         status = {"active": {"chat": serial}, "nack": said, "lag_s": 0.0}
         with self.engine.begin() as connection:
             edges.put_status(connection, self.world.project_id, "edge-1", status, self.now)

@@ -36,7 +36,7 @@ from learners.ids import ENTROPY_BYTES, uuid7
 from learners.lineup import units_of
 from storage import experiment_rows, releases, versions
 from storage.experiment_rows import Measure
-from storage.releases import StoredExperiment
+from storage.releases import StoredExperiment, StoredFinding
 from storage.work import EXPERIMENT, Due
 from tests.controlplane.learning_world import NOW, PUBLISHER, SIGNER, lines
 from tests.controlplane.release_world import FAILS, Way
@@ -321,12 +321,45 @@ def test_a_split_that_is_not_as_declared_ends_the_verdict_before_anything_is_joi
     assert lab.bundle().serial == serial + 1
     assert lab.bundle().lineup.empty
     assert lab.look_at(begun).state["looks"] == 1
+    (finding,) = findings(lab)
+    assert (finding.monitor, finding.severity, finding.reaction) == ("split", "alarm", "stop")
+    assert finding.summary.endswith("; the verdict stops; the experiment ends")
+    assert finding.numbers["value"] == looked.result["split_p_value"] < finding.numbers["bound"]
+    assert finding.numbers["units"]["old"] > finding.numbers["units"]["new"]
+
+
+def findings(lab: Lab) -> list[StoredFinding]:
+    with lab.engine.connect() as connection:
+        return releases.list_findings(connection, lab.world.policy.id)
+
+
+@pytest.mark.parametrize(("auto_stop", "reaction"), [(True, "stop"), (False, "none")])
+def test_a_broken_guardrail_is_a_finding_once_with_its_numbers(
+    lab: Lab, *, auto_stop: bool, reaction: str
+) -> None:
+    guardrails = (ExperimentGuardrail("error", 0.05),)
+    sides = (("old", 0.5, lab.add_version("a")), ("new", 0.5, lab.add_version("b")))
+    asked = declared(variants=sides, metric="cost_usd", guardrails=guardrails, auto_stop=auto_stop)
+    begun = looked = lab.begin(asked)
+    for _ in range(2):
+        lab.send(800, fails={"a": 0.05, "b": 0.6, "c": 0.6, "d": 0.6})
+        looked = lab.look_at(begun)
+    assert looked.result is not None
+    assert looked.result["status"] == "guardrail_broken"
+    (finding,) = findings(lab)
+    assert (finding.monitor, finding.severity, finding.reaction) == ("guardrail", "alarm", reaction)
+    assert "new breaks the guardrail error" in finding.summary
+    assert finding.summary.endswith("the experiment ends") == auto_stop
+    told = {name: finding.numbers[name] for name in ("metric", "variant", "experiment", "bound")}
+    assert told == {"metric": "error", "variant": "new", "experiment": "prices", "bound": 0.05}
+    assert finding.numbers["low"] > 0.05
 
 
 def test_where_nothing_ends_by_itself_the_verdict_does_and_the_split_stays(lab: Lab) -> None:
     begun = lab.begin(declared(auto_stop=False))
     lab.send(1_500, sessions=1_500, told=False, keep=half_of_the_new)
     looked = lab.look_at(begun)
+    assert findings(lab)[0].summary.endswith("; the verdict stops")
     assert (looked.status, looked.ended_at, looked.state["look_at"]) == ("running", None, None)
     assert [split.name for split in lab.bundle().lineup.splits] == ["prices"]
     assert lab.look_at(begun).state["looks"] == 1
@@ -419,6 +452,9 @@ def test_a_version_that_has_not_passed_takes_part_only_where_that_is_said(lab: L
         ({"guardrails": (ExperimentGuardrail("nothing", 1.0),)}, "guardrails"),
         ({"covariate": Covariate("before", "reward"), "unit": "request"}, "covariate"),
         ({"covariate": Covariate("before", "reward"), "unit": "user"}, "covariate"),
+        ({"covariate": Covariate("context", "domain")}, "covariate"),
+        ({"segment": "nothing"}, "segment"),
+        ({"segment": "length"}, "segment"),
     ],
 )
 def test_what_can_not_be_read_is_refused_by_field(

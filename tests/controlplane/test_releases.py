@@ -13,7 +13,7 @@ from learners.ids import ENTROPY_BYTES, uuid7
 from learners.lineup import Split, Unit, Variant
 from storage import policies, stages, versions, work
 from storage import releases as stored
-from storage.releases import StoredExperiment, StoredWatch
+from storage.releases import StoredExperiment, StoredFinding, StoredWatch
 from tests.controlplane.learning_world import PUBLISHER
 from tests.controlplane.release_world import Way
 
@@ -253,6 +253,84 @@ def test_an_edge_that_refuses_the_bundle_sends_the_version_back(engine: sa.Engin
     assert found is not None
     assert found.action == "revert"
     assert "edge edge-1 refused serial 2: golden vector 3 differs" in way.newest().reason
+    (finding,) = findings(way)
+    assert (finding.monitor, finding.reaction, finding.numbers["value"]) == ("release", "revert", 1)
+    assert finding.summary.startswith("release 1, shadow: edge edge-1 refused serial 2")
+
+
+def findings(way: Way) -> list[StoredFinding]:
+    with way.engine.connect() as connection:
+        return stored.list_findings(connection, way.world.policy.id)
+
+
+@pytest.mark.parametrize("fault", ["edge", None])
+def test_an_edge_that_cannot_take_the_bundle_holds_the_release_until_it_can(
+    engine: sa.Engine, fault: str | None
+) -> None:
+    way = Way(engine)
+    way.start()
+    way.serve(400)
+    why = "the manifest's lineup is not known: upgrade the edge"
+    for _ in range(2):
+        way.edge_says(nack=why, fault=fault)
+        found = way.look()
+        assert found is not None
+        assert (found.action, way.newest().status) == ("hold", "held")
+    assert why in way.newest().reason
+    (finding,) = findings(way)
+    assert (finding.monitor, finding.severity, finding.reaction) == ("edges", "warning", "hold")
+    assert "upgrade them" in finding.summary
+    way.edge_says()
+    found = way.look()
+    assert found is not None
+    assert (found.action, way.newest().stage) == ("pass", 1)
+
+
+def test_a_release_that_is_no_longer_held_runs_on(engine: sa.Engine) -> None:
+    way = Way(engine)
+    way.start()
+    way.edge_says(nack="bundle format 2 is not 1: upgrade the edge", fault="edge")
+    way.look()
+    assert way.newest().status == "held"
+    way.edge_says()
+    found = way.look()
+    assert found is not None
+    assert (found.action, way.newest().status) == ("stay", "running")
+    assert way.newest().reason == "shadow: no longer held"
+
+
+def test_what_edges_never_could_take_ran_out_of_time_and_may_be_tried_again(
+    engine: sa.Engine,
+) -> None:
+    way = Way(engine, {"max_seconds": 600.0})
+    number = way.start().version
+    way.edge_says(nack="signed by nobody who is trusted", fault="edge")
+    way.look()
+    way.now += timedelta(seconds=601)
+    way.edge_says(nack="signed by nobody who is trusted", fault="edge")
+    found = way.look()
+    assert found is not None
+    assert (found.action, found.late, way.newest().status) == ("revert", True, "reverted")
+    assert [one.monitor for one in findings(way)] == ["edges"]
+    way.now += timedelta(hours=2)
+    assert way.start(number).status == "running"
+
+
+def test_a_broken_guardrail_of_a_canary_is_a_finding_that_sent_it_back(engine: sa.Engine) -> None:
+    way = Way(engine, {"stages": [0.5, 1]})
+    way.start(way.add_version("b"))
+    way.edge_says()
+    way.serve(1_600)
+    found = way.look()
+    assert found is not None
+    assert found.action == "revert"
+    told = {one.numbers["metric"]: one for one in findings(way)}
+    assert {one.reaction for one in told.values()} == {"revert"}
+    assert told["error"].monitor == "guardrail"
+    assert told["error"].numbers["value"] > told["error"].numbers["bound"] == 0
+    assert told["error"].numbers["release"] == 1
+    assert told["error"].summary.startswith("release 1, canary 50 %: error 0.")
+    assert told["error"].summary.endswith("; sent back")
 
 
 def test_a_new_champion_that_breaks_goes_back_to_the_one_before_and_promotion_stays_on(

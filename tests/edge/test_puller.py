@@ -113,6 +113,8 @@ def test_a_bad_bundle_is_refused_loudly_and_the_last_good_one_serves_on(tmp_path
             (nack,) = plane.statuses[-1]["nack"]
             assert nack["policy"] == "chat"
             assert reason in nack["reason"]
+            own = ("golden vector", "cannot be examined")
+            assert nack["fault"] == ("bundle" if any(one in reason for one in own) else "edge")
             assert plane.statuses[-1]["active"] == {"chat": 5}
             assert await served_serial(client) == 5
             asked = plane.bundle_requests
@@ -134,6 +136,7 @@ def test_a_bundle_past_the_limit_is_refused_without_being_read(tmp_path):
             await eventually(lambda: plane.statuses[-1]["nack"])
             (nack,) = plane.statuses[-1]["nack"]
             assert (nack["serial"], "larger than 65536" in nack["reason"]) == (6, True)
+            assert nack["fault"] == "bundle"
             assert await served_serial(client) == 5
 
     run(scenario())

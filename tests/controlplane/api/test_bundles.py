@@ -97,7 +97,9 @@ def test_a_policy_without_a_bundle_is_404(api: Api) -> None:
 def test_an_edge_reports_and_its_newest_word_is_listed(api: Api) -> None:
     body = {
         "active": {"chat": 3},
-        "nack": [{"policy": "chat", "serial": 4, "reason": "golden vector 2 is off"}],
+        "nack": [
+            {"policy": "chat", "serial": 4, "reason": "golden vector 2 is off", "fault": None}
+        ],
         "lag_s": 0.5,
         "spool_depth": 12,
         "version": "0.1.0",
