@@ -78,19 +78,22 @@ def _edge(end: float, middle: float, out: Callable[[float], bool]) -> float:
 def worth(hit: NDArray[np.bool_], units: NDArray[np.int64]) -> float:
     """What a row is worth where a unit's rows resemble each other: 1 / design effect, at most 1.
 
+    Of few units it is corrected for their own mean; hits of a single unit count as one.
+
     Args:
         hit: shape ``(n,)``.
         units: whose each row is, shape ``(n,)``, any integers.
     """
-    n = len(hit)
-    if n < 2:
-        return 1.0
-    rate = float(hit.mean())
-    of_rows = n * rate * (1.0 - rate)
-    if of_rows == 0.0:
+    n, hits = len(hit), int(hit.sum())
+    if n < 2 or not hits:
         return 1.0
     _, index = np.unique(units, return_inverse=True)
-    of_units = float(np.square(np.bincount(index, weights=hit - rate)).sum())
+    count = int(index.max()) + 1
+    if count == 1 or hits == n:
+        return count / n
+    rate = hits / n
+    of_rows = n * rate * (1.0 - rate) * n / (n - 1)
+    of_units = float(np.square(np.bincount(index, weights=hit - rate)).sum()) * count / (count - 1)
     return min(1.0, of_rows / of_units) if of_units > 0 else 1.0
 
 

@@ -50,9 +50,18 @@ def test_the_bounds_hold_at_every_look_together(rate: float) -> None:
 def test_rows_of_one_unit_that_resemble_each_other_are_worth_less() -> None:
     units = np.repeat(np.arange(100), 5)
     alike = np.repeat(np.random.default_rng(0).random(100) < 0.3, 5)
-    assert worth(alike, units) == pytest.approx(0.2)
+    assert worth(alike, units) == pytest.approx(0.2, rel=0.02)
     assert worth(alike, np.arange(500)) == pytest.approx(1.0)
     assert worth(np.zeros(500, dtype=np.bool_), units) == 1.0
+
+
+def test_failures_of_a_single_unit_count_as_one() -> None:
+    nearly = np.array([True] * 9 + [False])
+    assert worth(nearly, np.zeros(10, dtype=np.int64)) == pytest.approx(0.1)
+    assert worth(np.ones(10, dtype=np.bool_), np.repeat([0, 1], 5)) == pytest.approx(0.2)
+    one_bad = np.array([True] * 10 + [False] * 10)
+    of_eleven = np.array([0] * 10 + list(range(1, 11)))
+    assert worth(one_bad, of_eleven) < 0.2
 
 
 def test_a_quantile_lies_within_its_bounds_and_few_rows_bound_it_on_no_side() -> None:
