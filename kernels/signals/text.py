@@ -82,12 +82,22 @@ def read_messages(messages: Sequence[object]) -> Signals:
     Returns:
         What :func:`read` returns, and ``turns``: ``log(1 + number of user messages)``.
     """
+    said, turns = user_turns(messages)
+    signals = read("\n".join(said))
+    signals["turns"] = math.log1p(turns)
+    return signals
+
+
+def user_turns(messages: Sequence[object]) -> tuple[list[str], int]:
+    """The texts of a chat's user messages, oldest first, and how many messages these are.
+
+    Texts are those of all roles, and the number is 0, where no message is a user's. A message of
+    several text parts is one text.
+    """
     recent = [m for m in messages[-MAX_MESSAGES:] if isinstance(m, Mapping)]
     said = [m for m in recent if m.get("role") == "user"]
-    parts = [text for m in said or recent for text in _texts(m.get("content"))]
-    signals = read("\n".join(parts))
-    signals["turns"] = math.log1p(len(said))
-    return signals
+    texts = ["\n".join(_texts(m.get("content"))) for m in said or recent]
+    return [text for text in texts if text], len(said)
 
 
 def _texts(content: object) -> list[str]:
