@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 Ints = NDArray[np.int64]
 Codes = NDArray[np.uint64]
 
-LONGEST = 480
+LONGEST = 320
 """Bytes of the longest sentence: what has no full stop is cut there, before a word if it can be."""
 SHORTEST = 12
 """Bytes below which a piece is no sentence: ``Dr.`` and ``3.`` stay with what surrounds them."""
@@ -126,7 +126,7 @@ def split(text: str) -> Segments:
     edges[1:-1] = np.frombuffer(lower.translate(_WORD), np.bool_)
     starts, ends = _find_words(raw, edges, plain=plain)
     stops = np.flatnonzero(np.frombuffer(lower.translate(_STOP), np.bool_)) + 1
-    bounds = _drop_short(_find_cuts(raw, stops, plain=plain), len(raw))
+    bounds = _find_bounds(raw, stops, plain=plain)
     if len(bounds) > 1 and int(np.diff(bounds).max()) > LONGEST:
         bounds = _cut_long(bounds, raw, starts)
         starts, ends = _cut_words(starts, ends, bounds[1:-1], edges)
@@ -198,30 +198,33 @@ def _hash(raw: NDArray[np.uint8], starts: Ints, ends: Ints) -> Codes:
     return (found ^ (found >> np.uint64(32))) * _MIX
 
 
-def _find_cuts(raw: NDArray[np.uint8], stops: Ints, *, plain: bool) -> Ints:
-    """Where a sentence may end, rising; ``stops`` are the places after its marks."""
-    lines = np.flatnonzero(raw == 10) + 1
+def _find_bounds(raw: NDArray[np.uint8], stops: Ints, *, plain: bool) -> Ints:
+    """The bounds of sentences, from 0 to the end; ``stops`` are the places after their marks."""
     padded = np.append(raw, np.full(3, 32, np.uint8))
     for _ in range(2):  # quotes and brackets that close belong to the sentence
         stops = stops + _CLOSING[padded[stops]]
-    found = [lines, stops[_SPACE[padded[stops]]]]
+    stops = stops[_SPACE[padded[stops]]]
     if not plain:
-        found += [_find_wide(raw, stop) for stop in _WIDE_STOPS]
-    cuts: Ints = np.unique(np.concatenate(found))
-    return cuts
+        stops = np.concatenate([stops, *(_find_wide(raw, stop) for stop in _WIDE_STOPS)])
+    # Short pieces before a stop must not take a line's end with them, so lines are dealt with
+    # apart: a list's many short items then end where their line does.
+    lines = _spaced(np.flatnonzero(raw == 10) + 1)
+    cuts = np.unique(np.concatenate((lines, stops)))
+    cuts = cuts[(np.diff(cuts, prepend=0) >= SHORTEST) | np.isin(cuts, lines, assume_unique=True)]
+    cuts = cuts[(cuts > 0) & (cuts < len(raw))]
+    return np.concatenate(([0], cuts, [len(raw)])) if len(raw) else np.zeros(1, np.int64)
+
+
+def _spaced(lines: Ints) -> Ints:
+    """Those lines' ends that have a line of some length before or after them."""
+    long = np.diff(lines, prepend=0, append=lines[-1:] + SHORTEST) >= SHORTEST
+    return lines[long[:-1] | long[1:]] if len(lines) else lines
 
 
 def _find_wide(raw: NDArray[np.uint8], stop: tuple[int, int, int]) -> Ints:
     at = np.flatnonzero(raw[:-2] == stop[0]) if len(raw) > 2 else np.zeros(0, np.int64)
     found: Ints = at[(raw[at + 1] == stop[1]) & (raw[at + 2] == stop[2])] + 3
     return found
-
-
-def _drop_short(cuts: Ints, length: int) -> Ints:
-    """Bounds from 0 to ``length`` without those that follow another too closely."""
-    cuts = cuts[(cuts > 0) & (cuts < length)]
-    kept = cuts[np.diff(cuts, prepend=0) >= SHORTEST]
-    return np.concatenate(([0], kept, [length])) if length else np.zeros(1, np.int64)
 
 
 def _cut_long(bounds: Ints, raw: NDArray[np.uint8], word_starts: Ints) -> Ints:

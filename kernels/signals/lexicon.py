@@ -17,7 +17,7 @@ WORDS: dict[str, str] = {
     "drop": """ignore ignoring ignored ignores disregard disregarding disregards forget forgetting
         override overrides overriding overridden bypass bypasses bypassing overlook neglect
         circumvent discard dismiss nullify cancel suspend abandon disable disabled disables
-        deactivate supersede supersedes violate violates violating break breaks breaking
+        deactivate supersede supersedes violate violates violating
         ignoriere ignorieren vergiss vergessen ignorez oubliez oublie ignora olvida olviden
         ignorar esqueça desconsidere dimentica ignorare игнорируй забудь""",
     "rules": """instruction instructions rule rules guideline guidelines policy policies prompt
@@ -31,16 +31,15 @@ WORDS: dict[str, str] = {
     "role": """pretend pretends pretending act acts acting roleplay roleplaying role simulate
         simulates simulating simulation simulator impersonate persona character characters
         imagine behave embody emulate portray hypothetical hypothetically fictional fictitious
-        story game scenario player mode modes named""",
-    "model": """ai ais chatgpt gpt gpt3 gpt4 assistant chatbot bot llm model models openai claude
-        gemini llama copilot dan jailbreak jailbreaks jailbroken chat language intelligence
-        anthropic user users developer developers creator creators""",
+        mode""",
+    "model": """ai ais chatgpt gpt gpt3 gpt4 assistant chatbot chatbots bot bots llm llms openai
+        claude gemini llama copilot anthropic dan jailbreak jailbreaks jailbroken""",
     "free": """unrestricted uncensored unfiltered unlimited limitless amoral unbiased unethical
         unmoderated unaligned uninhibited unhinged freely freed free anything everything whatever
-        regardless always evil liberated without independent""",
+        regardless always evil liberated""",
     "refuse": """refuse refuses refusal refusing refused apologize apologise apologies sorry
         disclaimer disclaimers warning warnings warn decline declines reject rejects cannot
-        unable consent lecture lectures moralize inappropriate appropriate denies deny avoid""",
+        unable consent moralize inappropriate denies deny""",
     "taboo": """illegal illegally immoral immorality unethical ethics ethical ethicality morals
         morality moral legality harmful offensive nsfw explicit dangerous violent violence hateful
         controversial taboo sexual sexually obscene vulgar profanity profane curse swear swearing
@@ -54,7 +53,7 @@ WORDS: dict[str, str] = {
         requests format message messages""",
     "secret": """system secret secrets hidden confidential password passwords credentials token
         tokens key keys api exfiltrate verbatim internal admin administrator root sudo
-        privileged developer""",
+        privileged""",
     "harm": """bomb bombs explosive explosives weapon weapons hack hacking hacks hacker malware
         virus ransomware phishing keylogger exploit exploits poison poisons poisoning drug drugs
         meth methamphetamine cocaine heroin fentanyl ricin anthrax nerve suicide murder kill
@@ -74,9 +73,11 @@ PAIRS: dict[str, str] = {
         moral,no longer,never refuse,never refuses,not refuse,without any,any restrictions,any
         rules,any ethical,developer mode,dan mode,god mode,jailbreak mode,system prompt,your
         instructions,your rules,your guidelines,your programming,your training,content policy,
-        safety guidelines,previous instructions,prior instructions,above instructions,language
-        model,as an,free from,break free,stay in,in character,everything above,text above,
-        the above,instructions above,no matter,open ai,an ai""",
+        safety guidelines,previous instructions,prior instructions,above instructions,
+        as an,free from,break free,stay in,in character,break character,everything above,
+        text above,the above,instructions above,no matter""",
+    "machine": """language model,large language,the model,ai model,artificial intelligence,chat
+        bot,open ai,an ai,the assistant,an assistant,the user,the users""",
 }
 """Kind → its pairs of neighbouring words."""
 

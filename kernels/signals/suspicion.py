@@ -39,6 +39,7 @@ _WEIGHTS = {
     "how": 0.0,
     "turn": 1.0,
     "open": 1.5,
+    "machine": 2.5,
 }
 _AGAIN = 0.5
 """What the second word of a kind adds, as a share of the first."""
