@@ -53,8 +53,8 @@ class Session(Protocol):
     def get_inputs(self) -> list[Any]:
         """The inputs, each with a ``name``."""
 
-    def get_outputs(self) -> list[Any]:
-        """The outputs, each with a ``name``."""
+    def get_modelmeta(self) -> Any:
+        """What the model says of itself: ``custom_metadata_map``."""
 
 
 @dataclass(frozen=True, slots=True)

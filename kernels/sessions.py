@@ -54,8 +54,8 @@ class EncoderSession:
         padding: the token id that fills up.
 
     Raises:
-        SessionError: a number is out of range, the graph is none of ``graphs.builder``'s, or it
-            has no mask and the provider needs padding.
+        SessionError: a number is out of range, the graph is none of ``graphs.builder``'s, it has
+            fewer positions than ``most_tokens``, or it has no mask and the provider needs padding.
     """
 
     def __init__(
@@ -74,6 +74,10 @@ class EncoderSession:
         inputs = {one.name for one in proven.session.get_inputs()}
         if not {"input_ids"} <= inputs <= {"input_ids", "attention_mask"}:
             raise SessionError(f"the graph reads {sorted(inputs)}: build it with graphs.builder")
+        facts = proven.session.get_modelmeta().custom_metadata_map
+        positions = int(facts.get("positions", most_tokens))
+        if most_tokens > positions:
+            raise SessionError(f"most_tokens is {most_tokens}: the model has {positions} positions")
         self.proven = proven
         self.most_tokens = most_tokens
         self._session = proven.session

@@ -61,7 +61,8 @@ def build(
     if tokens:
         encoder.graph.name_output(x, "tokens")
         outputs.append(("tokens", ["B", "T", config.hidden]))
-    return encoder.graph.serialise(["input_ids", *([mask] if mask else [])], outputs)
+    facts = {"variant": variant, "positions": str(config.positions)}
+    return encoder.graph.serialise(["input_ids", *([mask] if mask else [])], outputs, facts)
 
 
 def _attention(encoder: Encoder, variant: Variant, window: int | None) -> Attend:

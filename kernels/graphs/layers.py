@@ -1,6 +1,6 @@
 """The nodes of an encoder's graph, a few at a time: what all variants share."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -69,9 +69,15 @@ class Graph:
         self.nodes.append(helper.make_node("Identity", [inner], [outer], name=f"out_{outer}"))
 
     def serialise(
-        self, inputs: Sequence[str], outputs: Sequence[tuple[str, Sequence[str | int]]]
+        self,
+        inputs: Sequence[str],
+        outputs: Sequence[tuple[str, Sequence[str | int]]],
+        facts: Mapping[str, str],
     ) -> bytes:
-        """The checked model: int64 inputs ``(B, T)``, float32 outputs of the shapes given."""
+        """The checked model: int64 inputs ``(B, T)``, float32 outputs of the shapes given.
+
+        ``facts`` are what the model says of itself to whoever loads it.
+        """
         graph = helper.make_graph(
             self.nodes,
             "encoder",
@@ -83,6 +89,7 @@ class Graph:
         model = helper.make_model(
             graph, opset_imports=opsets, producer_name="pointsman", ir_version=8
         )
+        helper.set_model_props(model, dict(facts))
         onnx.checker.check_model(model)
         return bytes(model.SerializeToString())
 
