@@ -75,7 +75,7 @@ def find_library(backend: Backend) -> ctypes.CDLL:
     tried = []
     for name in LIBRARIES[backend]:
         path = name if "." in name else ctypes.util.find_library(name)
-        tried.append(path or f"lib{name}.so")
+        tried.append(path or f"lib{name}")
         if path is not None:
             try:
                 return ctypes.CDLL(path)
