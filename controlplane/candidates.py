@@ -16,7 +16,7 @@ from learners.contract import Spec
 from learners.diagnostics import Finding
 from learners.errors import LearnersError
 from learners.interactions import Interactions, arrange, clusters_of
-from learners.ope import Calibration, Evaluation
+from learners.ope import NORMAL, Calibration, Evaluation, Interval
 from learners.pairs import Pair
 from learners.preferences import mixes
 from learners.records import Arm, Context, Estimate, Interaction
@@ -273,6 +273,8 @@ class Log:
         config: PolicyConfig,
         level: float,
         spread: float,
+        *,
+        interval: Interval = NORMAL,
     ) -> dict[str, Estimate]:
         """The difference of two evaluations in each of the largest segments."""
         feature, harm = config.segment, config.release.harm
@@ -285,7 +287,11 @@ class Log:
             if counts[at] >= harm.min_rows and values[at]:
                 rows = names == values[at]
                 found[str(values[at])] = ope.difference(
-                    part_of(own, rows), part_of(standing, rows), level=level, reward_range=spread
+                    part_of(own, rows),
+                    part_of(standing, rows),
+                    level=level,
+                    reward_range=spread,
+                    interval=interval,
                 )
         return found
 

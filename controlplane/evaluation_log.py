@@ -144,7 +144,9 @@ class Bench:
         whole = ope.difference(
             first, second, level=LEVEL, reward_range=spread, interval=self.interval
         )
-        return whole, self.log.by_segment(first, second, self.config, LEVEL, spread)
+        return whole, self.log.by_segment(
+            first, second, self.config, LEVEL, spread, interval=self.interval
+        )
 
     def findings(self, own: Evaluation) -> tuple[Finding, ...]:
         """Whether these rows can judge the first version."""

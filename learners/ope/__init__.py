@@ -22,6 +22,7 @@ from learners.ope.episodic import (
 from learners.ope.estimators import evaluate, evaluate_each
 from learners.ope.evaluations import (
     INTERVALS,
+    NORMAL,
     Evaluation,
     Interval,
     IntervalKind,
@@ -40,6 +41,7 @@ __all__ = [
     "ESTIMATORS",
     "FOLDS",
     "INTERVALS",
+    "NORMAL",
     "Calibration",
     "EpisodeEstimator",
     "Estimator",
