@@ -1,0 +1,195 @@
+"""A chat's messages → all of its signals, tier by tier, within a time budget.
+
+=========  ====================================================  ===========================
+tier       what                                                  read off
+=========  ====================================================  ===========================
+text       numbers, flags, hashed words; no model                all that the user said
+static     mean of token vectors (:mod:`kernels.signals.static`)  the last turn, compressed
+encoder    one MiniLM pass for all heads                         the same, its first tokens
+=========  ====================================================  ===========================
+
+The encoder costs most by far, so the last turn alone goes through it, and a long one is compressed
+first. What must not miss a sentence (suspicion, hashed grams) reads the full text in the first
+tier. Earlier turns are compared with the last one where their vectors are kept, or the budget
+allows another pass.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kernels.compress import compress
+from kernels.segments import estimate_tokens
+from kernels.signals import grams, reask, text
+from kernels.signals.encoder import CAP, Encoder
+from kernels.signals.heads import HeadBank
+from kernels.signals.static import StaticTable
+from kernels.signals.tokens import MAX_TOKENS, Tokens
+
+Floats = NDArray[np.float32]
+Value = float | str | bool | list[float]
+Signals = dict[str, Value]
+SHORT = 4 * CAP
+"""Characters that surely need no compression."""
+VECTORS = ("grams", "static", "embedding", "joint")
+"""Names of the vectors; ``joint`` is the embedding followed by the static vector."""
+
+
+@dataclass(frozen=True, slots=True)
+class Budgets:
+    """Seconds since the start of a read after which a tier is not begun any more.
+
+    Nothing that has begun is broken off: one pass of the encoder bounds how far a read can go over.
+    """
+
+    static_s: float = 0.015
+    encoder_s: float = 0.015
+    reask_s: float = 0.008
+
+    def __post_init__(self) -> None:
+        for name in ("static_s", "encoder_s", "reask_s"):
+            if not 0 <= getattr(self, name) < 60:
+                raise ValueError(f"{name} is {getattr(self, name)}: give 0 to 60 seconds")
+
+
+class Pipeline:
+    """Reads signals. Safe to share between threads.
+
+    Args:
+        tokens: the tokeniser; without it neither table nor encoder are read.
+        table: the static table, where it is installed.
+        encoder: the encoder, where it is installed.
+        heads: what is read off the vectors.
+        budgets: when a tier is left out.
+        wanted: vectors that the signals shall hold, of :data:`VECTORS`; heads need not name theirs.
+        clock: seconds, ever rising.
+
+    Raises:
+        ValueError: A vector is unknown.
+    """
+
+    def __init__(
+        self,
+        *,
+        tokens: Tokens | None = None,
+        table: StaticTable | None = None,
+        encoder: Encoder | None = None,
+        heads: HeadBank | None = None,
+        budgets: Budgets | None = None,
+        wanted: Collection[str] = ("embedding",),
+        clock: Callable[[], float] = perf_counter,
+    ) -> None:
+        unknown = sorted(set(wanted) - set(VECTORS))
+        if unknown:
+            raise ValueError(f"wanted: {unknown} are no vectors: give some of {VECTORS}")
+        self._tokens = tokens
+        self._table = table if tokens is not None else None
+        self._encoder = encoder if tokens is not None else None
+        self._heads = heads or HeadBank()
+        self._budgets = budgets or Budgets()
+        self._wanted = frozenset(wanted)
+        self._used = self._wanted | set(self._heads.dimensions)
+        self._clock = clock
+
+    def with_heads(self, heads: HeadBank, wanted: Collection[str] | None = None) -> "Pipeline":
+        """The same models under other heads: what a new bundle brings."""
+        return Pipeline(
+            tokens=self._tokens,
+            table=self._table,
+            encoder=self._encoder,
+            heads=heads,
+            budgets=self._budgets,
+            wanted=self._wanted if wanted is None else wanted,
+            clock=self._clock,
+        )
+
+    def read(self, messages: Sequence[object]) -> Signals:
+        """The signals of an OpenAI chat request's ``messages``.
+
+        Returns:
+            The first tier's values; ``tiers``, those that were read, and ``tiers.late``, those
+            that were left out for time, with commas; the wanted vectors; ``reask`` and
+            ``reask.cosine`` where the encoder was read; and what :meth:`HeadBank.read` returns.
+        """
+        run = _Run(self._clock, self._clock())
+        turns, _ = text.user_turns(messages)
+        found: Signals = {**text.read_messages(messages)}
+        vectors: dict[str, Floats] = {}
+        if "grams" in self._used:
+            size = self._heads.dimensions.get("grams", grams.SIZE)
+            vectors["grams"] = grams.read("\n".join(turns), size=size)
+        if turns and (self._table is not None or self._encoder is not None):
+            self._read_models(turns, run, vectors, found)
+        for name in self._wanted & vectors.keys():
+            found[name] = half(vectors[name])
+        found.update(self._heads.read(vectors))
+        found["tiers"] = ",".join(run.tiers)
+        found["tiers.late"] = ",".join(run.late)
+        return found
+
+    def _read_models(
+        self, turns: Sequence[str], run: "_Run", vectors: dict[str, Floats], found: Signals
+    ) -> None:
+        assert self._tokens is not None  # noqa: S101 — no table and no encoder without it
+        wants_static = bool(self._used & {"static", "joint"})
+        wants_encoder = self._encoder is not None and bool(self._used & {"embedding", "joint"})
+        if not wants_static and not wants_encoder:
+            return
+        ids = self._tokens.ids(_shortened(turns[-1]))
+        if self._table is not None and wants_static and run.begin("static", self._budgets.static_s):
+            vectors["static"] = self._table.embed(ids)
+        if wants_encoder and run.begin("encoder", self._budgets.encoder_s):
+            vectors["embedding"] = self._embed(ids, turns, run, found)
+        if {"static", "embedding"} <= vectors.keys() and "joint" in self._used:
+            vectors["joint"] = np.concatenate([vectors["embedding"], vectors["static"]])
+
+    def _embed(
+        self, ids: Sequence[int], turns: Sequence[str], run: "_Run", found: Signals
+    ) -> Floats:
+        """The last turn's vector, and what it says of the turns before."""
+        assert self._tokens is not None  # noqa: S101 — as above
+        assert self._encoder is not None  # noqa: S101 — as above
+        current = self._encoder.embed([self._tokens.framed(ids, CAP)])[0]
+        earlier: list[Floats] = []
+        for turn in reversed(turns[-1 - reask.TURNS : -1]):
+            before = self._tokens.framed(self._tokens.ids(_shortened(turn)), CAP)
+            if self._encoder.knows(before) or run.elapsed() < self._budgets.reask_s:
+                earlier.extend(self._encoder.embed([before]))
+        cosine = reask.nearest(current, earlier)
+        found["reask.cosine"] = cosine
+        found["reask"] = cosine >= reask.THRESHOLD
+        return current
+
+
+class _Run:
+    """What one read has come to."""
+
+    def __init__(self, clock: Callable[[], float], started: float) -> None:
+        self._clock = clock
+        self._started = started
+        self.tiers = ["text"]
+        self.late: list[str] = []
+
+    def elapsed(self) -> float:
+        return self._clock() - self._started
+
+    def begin(self, tier: str, budget_s: float) -> bool:
+        fits = self.elapsed() < budget_s
+        (self.tiers if fits else self.late).append(tier)
+        return fits
+
+
+def half(vector: Floats) -> list[float]:
+    """A vector as a context holds it: rounded to half precision, which halves its log."""
+    rounded: list[float] = vector.astype(np.float16).astype(np.float64).tolist()
+    return rounded
+
+
+def _shortened(turn: str) -> str:
+    """What is left for the vectors of a text: its gist where it is long."""
+    if len(turn) <= SHORT or estimate_tokens(turn) <= MAX_TOKENS:
+        return turn
+    return compress(turn, budget=MAX_TOKENS).text
