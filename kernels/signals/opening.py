@@ -131,7 +131,7 @@ _PLAIN_INPUTS = ("input_ids", "attention_mask")
 
 
 def _any_there(cards: Sequence[str]) -> bool:
-    """Whether this ONNX Runtime has any of them: without, a graph need not be built for naming it."""
+    """Whether this ONNX Runtime has any of them: otherwise no graph need be built to say so."""
     there = onnxruntime.get_available_providers()
     return any(PROVIDERS.get(name) in there for name in cards)
 
