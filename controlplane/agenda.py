@@ -1,12 +1,23 @@
 """What there is to do, as it stands in Postgres, and how each kind of it is done."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from typing import Protocol
 from uuid import UUID
 
 import sqlalchemy as sa
 import structlog
 
-from controlplane import config, experiments, publishing, releases, revising, rounds, watches
+from controlplane import (
+    config,
+    experiments,
+    heads,
+    publishing,
+    releases,
+    revising,
+    rounds,
+    watches,
+)
 from controlplane.errors import InvalidError
 from controlplane.publishing import Publisher
 from feedback import join
@@ -21,7 +32,7 @@ from storage import (
     work,
 )
 from storage.partitions import ensure_partitions
-from storage.work import EXPERIMENT, JOIN, REFRESH, RELEASE, REVISE, ROUND, WATCH, Due
+from storage.work import EXPERIMENT, HEADS, JOIN, REFRESH, RELEASE, REVISE, ROUND, WATCH, Due
 
 KEY_LIFE = timedelta(days=2)
 """How long an idempotency key is remembered."""
@@ -33,6 +44,20 @@ KEPT_BUNDLES = 20
 """Of each policy, with their bytes."""
 
 log = structlog.get_logger(__name__)
+
+
+class _Step(Protocol):
+    def __call__(
+        self, engine: sa.Engine, publisher: Publisher, policy_id: UUID, *, now: datetime
+    ) -> object: ...
+
+
+_STEPS: Mapping[str, _Step] = {
+    RELEASE: releases.step,
+    EXPERIMENT: experiments.look,
+    REVISE: revising.step,
+    HEADS: heads.step,
+}
 
 
 def find(connection: sa.Connection, now: datetime) -> list[Due]:
@@ -55,16 +80,12 @@ def find(connection: sa.Connection, now: datetime) -> list[Due]:
 def perform(engine: sa.Engine, publisher: Publisher, due: Due) -> None:
     """Do one piece of work; hold its lease meanwhile."""
     now = datetime.now(UTC)
-    if due.kind == JOIN:
+    if due.kind in _STEPS:
+        _STEPS[due.kind](engine, publisher, due.policy_id, now=now)
+    elif due.kind == JOIN:
         settle(engine, due.policy_id, now)
     elif due.kind == ROUND:
         rounds.run_round(engine, publisher, due.policy_id, started_at=now)
-    elif due.kind == RELEASE:
-        releases.step(engine, publisher, due.policy_id, now=now)
-    elif due.kind == EXPERIMENT:
-        experiments.look(engine, publisher, due.policy_id, now=now)
-    elif due.kind == REVISE:
-        revising.step(engine, publisher, due.policy_id, now=now)
     elif due.kind == WATCH:
         watch(engine, publisher, due.policy_id, now)
     elif due.kind == REFRESH:
@@ -107,7 +128,7 @@ def tidy(connection: sa.Connection, now: datetime) -> None:
 def _of_configs(connection: sa.Connection, now: datetime) -> list[tuple[UUID, str]]:
     """Policies whose log has grown enough for another round, or whose revision is due."""
     last = versions.newest_rounds(connection)
-    revised = work.last_done(connection, REVISE)
+    revised, taught = work.last_done(connection, REVISE), work.last_done(connection, HEADS)
     found = []
     for policy in policies.all_policies(connection):
         try:
@@ -117,7 +138,14 @@ def _of_configs(connection: sa.Connection, now: datetime) -> list[tuple[UUID, st
             continue
         if policy.log_position >= rounds.due_position(read, last.get(policy.id)):
             found.append((policy.id, ROUND))
-        every, done = read.revise.every_s, revised.get(policy.id)
-        if every > 0 and (done is None or done + timedelta(seconds=every) <= now):
+        every = timedelta(seconds=read.revise.every_s)
+        if every and _since(revised.get(policy.id), every, now):
             found.append((policy.id, REVISE))
+        if read.heads and _since(taught.get(policy.id), heads.EVERY, now):
+            found.append((policy.id, HEADS))
     return found
+
+
+def _since(done: datetime | None, every: timedelta, now: datetime) -> bool:
+    """Whether it was done so long ago, or never."""
+    return done is None or done + every <= now

@@ -9,12 +9,13 @@ import numpy as np
 import sqlalchemy as sa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from controlplane import overrides, scorers
+from controlplane import overrides, scorers, served_heads
 from controlplane.config import PolicyConfig, read_config
 from controlplane.errors import GateError, InvalidError, NotFoundError, StaleError
 from controlplane.lineups import NOBODY, Cast, cast_of
 from learners.bundle import Bundle, arm_from_json, seal
 from learners.features import Feature, Schema
+from learners.head_bank import NO_HEADS, Heads
 from learners.lineup import Challenger, Dispatch, Golden, Lineup
 from learners.records import Arm, Context, ContextValue
 from learners.scorers.base import Scorer
@@ -226,6 +227,7 @@ def _store(
         serial=versions.next_serial(connection, version.policy_id),
         issued_at=now,
         expires_at=now + publisher.ttl,
+        heads=served_heads.of_policy(connection, policy.id, config),
     )
     stored = StoredBundle(
         policy_id=version.policy_id,
@@ -253,6 +255,7 @@ def assemble(
     expires_at: datetime,
     challengers: Sequence[StoredVersion] = (),
     cast: Cast = NOBODY,
+    heads: Heads = NO_HEADS,
 ) -> Bundle:
     """The bundle of a version for these arms, with golden vectors; not signed yet.
 
@@ -278,6 +281,7 @@ def assemble(
             cast.shadows,
             _dispatch(cast, config),
         ),
+        heads=heads,
     )
     others = tuple(
         replace(one, golden=_golden_of(bundle, one)) for one in bundle.lineup.challengers

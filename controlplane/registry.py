@@ -11,7 +11,7 @@ import numpy as np
 import sqlalchemy as sa
 
 from controlplane import config as policy_config
-from controlplane import linting, publishing, scorers
+from controlplane import heads_config, linting, publishing, scorers
 from controlplane.config import PolicyConfig, check_learners, read_config
 from controlplane.errors import InvalidError, NotFoundError
 from controlplane.publishing import Publisher
@@ -187,6 +187,7 @@ def put_policy(
             "fallback_arm", f"fallback_arm {config.fallback_arm!r} is none of {arms}"
         )
     check_learners(config, arms)
+    _check_heads(connection, project_id, pool_id, config)
     standing = policies.find_policy(connection, project_id, name)
     known = policies.list_policies(connection, project_id, limit=MAX_POLICIES)
     if standing is None and len(known) >= MAX_POLICIES:
@@ -214,7 +215,22 @@ def put_policy(
 
 def _served(pool_id: UUID, config: PolicyConfig) -> tuple[object, ...]:
     """What of a policy's settings the edges see."""
-    return pool_id, config.fallback_arm, config.floor, config.shadow_dispatch
+    heads = [(head.identity, head.parent, head.threshold) for head in config.heads]
+    return pool_id, config.fallback_arm, config.floor, config.shadow_dispatch, heads, config.guards
+
+
+def _check_heads(
+    connection: sa.Connection, project_id: UUID, pool_id: UUID, config: PolicyConfig
+) -> None:
+    if not config.heads:
+        return
+    metrics = policies.list_metrics(connection, project_id)
+    heads_config.check_labels(
+        config.heads,
+        config.guards,
+        {name: Metric.from_json(name, row) for name, row in metrics.items()},
+        policies.list_arms(connection, pool_id),
+    )
 
 
 def find_policy(connection: sa.Connection, project_id: UUID, name: str) -> StoredPolicy:

@@ -8,21 +8,23 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from storage.tables import heads
+from storage.tables import heads, policies
 
 Json = dict[str, Any]
 
 CANDIDATE, SERVING, RETIRED, REFUSED = "candidate", "serving", "retired", "refused"
 REVERTED = "reverted"
 BATCH = 1_000
+NONE = UUID(int=0)
+"""Before every decision."""
 
 # The newest decisions, and of those the labelled ones: each label is looked up by its key, and a
 # context is opened only where there is one.
 _SAID = """
-SELECT d.decision_id, d.session_id, d.episode_id, f.said, d.context -> :feature AS vector
-FROM (
+SELECT {columns} FROM (
   SELECT decision_id, project_id, session_id, episode_id, context FROM decisions
-  WHERE policy_id = :policy AND mode <> 'shadow' ORDER BY decision_id DESC LIMIT :window
+  WHERE policy_id = :policy AND mode <> 'shadow' AND decision_id > :after
+  ORDER BY decision_id DESC LIMIT :window
 ) d CROSS JOIN LATERAL (
   SELECT jsonb_object_agg(source, value) AS said FROM (
     SELECT DISTINCT ON (source) source, value FROM feedback
@@ -36,11 +38,10 @@ ORDER BY d.decision_id DESC LIMIT :limit
 
 # Fallbacks and retries were not drawn from all arms, so their propensities are of another kind.
 _EARNED = """
-SELECT d.decision_id, d.session_id, d.episode_id, d.propensity, i.reward,
-       d.context -> :feature AS vector
-FROM (
+SELECT {columns} FROM (
   SELECT decision_id, policy_id, session_id, episode_id, propensity, context FROM decisions
   WHERE policy_id = :policy AND mode = 'policy' AND action = :arm AND propensity <= 1
+    AND decision_id > :after
   ORDER BY decision_id DESC LIMIT :window
 ) d CROSS JOIN LATERAL (
   SELECT reward FROM interactions
@@ -103,55 +104,70 @@ class EarnedRow:
     vector: Any
 
 
-def said(
-    connection: sa.Connection,
-    policy_id: UUID,
-    *,
-    metric: str,
-    feature: str,
-    window: int,
-    limit: int,
-) -> Iterator[SaidRow]:
-    """Labelled decisions whose context has the feature, newest first, at most ``limit``.
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Which labelled decisions: those after one, whose context has a vector, the newest.
 
-    ``window`` is how many of the newest decisions are looked through. The connection is busy until
-    the last one.
+    Attributes:
+        feature: name of the vector.
+        limit: labelled decisions at most.
+        window: of how many of the newest decisions labels are looked up.
+        after: a decision's id.
     """
-    given = {
-        "policy": policy_id,
-        "metric": metric,
-        "feature": feature,
-        "window": window,
-        "limit": limit,
-    }
-    for row in _streamed(connection, _SAID, given):
+
+    feature: str
+    limit: int
+    window: int = 100_000
+    after: UUID = NONE
+
+
+def said(
+    connection: sa.Connection, policy_id: UUID, span: Span, *, metric: str
+) -> Iterator[SaidRow]:
+    """Decisions that somebody has labelled, newest first; the connection is busy until the last."""
+    columns = "d.decision_id, d.session_id, d.episode_id, f.said, d.context -> :feature AS vector"
+    query = _SAID.format(columns=columns)
+    for row in _streamed(connection, query, _given(policy_id, span, metric=metric)):
         yield SaidRow(*row)
 
 
 def earned(
-    connection: sa.Connection,
-    policy_id: UUID,
-    *,
-    arm: str,
-    reward_version: int,
-    feature: str,
-    window: int,
-    limit: int,
+    connection: sa.Connection, policy_id: UUID, span: Span, *, arm: str, reward_version: int
 ) -> Iterator[EarnedRow]:
-    """Rewarded decisions that an arm served, likewise; ``window`` counts that arm's only."""
-    given = {
-        "policy": policy_id,
-        "arm": arm,
-        "reward_version": reward_version,
-        "feature": feature,
-        "window": window,
-        "limit": limit,
-    }
-    for row in _streamed(connection, _EARNED, given):
+    """Rewarded decisions that an arm served, likewise; the window counts that arm's only."""
+    columns = (
+        "d.decision_id, d.session_id, d.episode_id, d.propensity, i.reward, "
+        "d.context -> :feature AS vector"
+    )
+    given = _given(policy_id, span, arm=arm, reward_version=reward_version)
+    for row in _streamed(connection, _EARNED.format(columns=columns), given):
         yield EarnedRow(*row)
 
 
-def _streamed(connection: sa.Connection, query: str, given: Json) -> Iterator[sa.Row[Any]]:
+def count_said(connection: sa.Connection, policy_id: UUID, span: Span, *, metric: str) -> int:
+    """How many :func:`said` gives."""
+    query = _SAID.format(columns="1 AS one")
+    return _count(connection, query, _given(policy_id, span, metric=metric))
+
+
+def count_earned(
+    connection: sa.Connection, policy_id: UUID, span: Span, *, arm: str, reward_version: int
+) -> int:
+    """How many :func:`earned` gives."""
+    given = _given(policy_id, span, arm=arm, reward_version=reward_version)
+    return _count(connection, _EARNED.format(columns="1 AS one"), given)
+
+
+def _given(policy_id: UUID, span: Span, **more: Any) -> Json:
+    return {"policy": policy_id, **asdict(span), **more}
+
+
+def _count(connection: sa.Connection, query: str, given: Json) -> int:
+    counted = sa.text(f"SELECT count(*) FROM ({query}) labelled")  # noqa: S608 — a query of ours
+    return int(connection.execute(counted, given).scalar_one())
+
+
+def _streamed(connection: sa.Connection, query: str, given: Json) -> Iterator[Any]:
     """A vector is a long list once it is read, so few are held at a time."""
     yield from connection.execution_options(yield_per=BATCH).execute(sa.text(query), given)
 
@@ -253,3 +269,15 @@ def _one(connection: sa.Connection, where: sa.ColumnElement[bool]) -> StoredHead
     query = sa.select(heads).where(where).order_by(heads.c.number.desc()).limit(1)
     row = connection.execute(query).mappings().one_or_none()
     return StoredHead(**row) if row else None
+
+
+def put_declarations(
+    connection: sa.Connection, policy_id: UUID, rows: Sequence[Json], now: datetime
+) -> None:
+    """Put a policy's heads as its configuration declares them; the rest of it stays."""
+    changed = sa.cast({"heads": list(rows)}, policies.c.config.type)
+    connection.execute(
+        sa.update(policies)
+        .where(policies.c.id == policy_id)
+        .values(config=policies.c.config.op("||")(changed), updated_at=now)
+    )

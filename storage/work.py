@@ -22,6 +22,7 @@ from storage.tables import work
 JOIN, ROUND, REFRESH, RELEASE = "join", "round", "refresh", "release"
 EXPERIMENT = "experiment"
 WATCH, REVISE = "watch", "revise"
+HEADS = "heads"
 LEASE_S = 300.0
 _LOCK_SPACE = 0x706F696E  # "poin": keeps these locks apart from anyone else's
 _MAX_BACKOFF_S = 300.0

@@ -72,7 +72,7 @@ def tick() -> None:
     with means().engine.begin() as connection:
         found = agenda.find(connection, datetime.now(UTC))
     for due in found:
-        queue = ROUNDS_QUEUE if due.kind in {work.ROUND, work.REVISE} else QUEUE
+        queue = ROUNDS_QUEUE if due.kind in {work.ROUND, work.REVISE, work.HEADS} else QUEUE
         do.apply_async((str(due.policy_id), due.kind), queue=queue, expires=2 * TICK_S)
 
 
