@@ -1,7 +1,8 @@
 """Who stands beside a policy's champion in its bundle: canary, shadows, experiments' variants."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -11,9 +12,11 @@ from storage import releases, versions
 
 SHADOWS = ("shadow", "shadow-2", "shadow-3", "shadow-4")
 """The aliases whose versions watch."""
-CANARY = "canary"
+CANARY, SHADOW, EXPERIMENT = "canary", "shadow", "experiment"
 CONTROL = "control"
 _TOLERANCE = 1e-9
+
+Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +42,7 @@ def cast_of(connection: sa.Connection, policy_id: UUID, champion: int) -> Cast:
     Experiments hold their parts of the traffic; the canary is drawn from what they leave.
     """
     splits = [_experiment(row.spec) for row in _experiments(connection, policy_id)]
-    shadows = []
-    for alias in SHADOWS:
-        found = versions.find_alias(connection, policy_id, alias)
-        if found is not None:
-            shadows.append(found[0])
+    shadows = _watching(connection, policy_id)
     release = releases.running_release(connection, policy_id)
     if release is not None:
         stage = release.plan["stages"][release.stage]
@@ -76,6 +75,37 @@ def crowd(connection: sa.Connection, policy_id: UUID, further: Sequence[Split] =
     return None
 
 
+def roles(connection: sa.Connection, policy_id: UUID) -> dict[int, str]:
+    """What versions do now beside the champion: ``canary``, ``experiment`` or ``shadow``.
+
+    A version may be retired, or a candidate that waits, and still watch by an alias or decide for
+    an experiment's units. Of several roles the one that decides for more by itself is named.
+    """
+    found = dict.fromkeys(_watching(connection, policy_id), SHADOW)
+    for row in _experiments(connection, policy_id):
+        for variant in _experiment(row.spec).variants:
+            if variant.version is not None:
+                found[variant.version] = EXPERIMENT
+    release = releases.running_release(connection, policy_id)
+    if release is not None:
+        share = float(release.plan["stages"][release.stage]["share"])
+        if 0.0 < share < 1.0:
+            found[release.version] = CANARY
+        elif share == 0.0:
+            found.setdefault(release.version, SHADOW)
+    return found
+
+
+def as_they_stand(rows: Sequence[Json], now: Mapping[int, str]) -> list[Json]:
+    """Versions as they are listed: by what they do now, whatever became of them before."""
+    return [
+        row
+        if row["state"] == "champion"
+        else {**row, "state": now.get(row["number"], row["state"])}
+        for row in rows
+    ]
+
+
 def canary(number: int, version: int, share: float, unit: str) -> Split:
     """A release's split: its share of the units decides by the new version.
 
@@ -87,6 +117,12 @@ def canary(number: int, version: int, share: float, unit: str) -> Split:
         unit=unit,  # type: ignore[arg-type]  # checked by the split
         variants=(Variant(CANARY, share, version), Variant(CONTROL, 1.0 - share)),
     )
+
+
+def _watching(connection: sa.Connection, policy_id: UUID) -> list[int]:
+    """The versions that watch by an alias, in the aliases' order."""
+    found = [versions.find_alias(connection, policy_id, alias) for alias in SHADOWS]
+    return [one[0] for one in found if one is not None]
 
 
 def _experiments(connection: sa.Connection, policy_id: UUID) -> Sequence[releases.StoredExperiment]:

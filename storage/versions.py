@@ -327,6 +327,28 @@ def service_history(
     return [(row.version, row.reason) for row in connection.execute(newest)][::-1]
 
 
+def champions_since(
+    connection: sa.Connection, policy_id: UUID, since: datetime, *, limit: int = 50
+) -> list[tuple[datetime, int, int]]:
+    """When another version began to serve, which one, and which one before; the newest, in order.
+
+    The first version of all replaced nobody and is none of them.
+    """
+    before = sa.func.lag(bundles.c.version).over(order_by=bundles.c.serial)
+    every = (
+        sa.select(bundles.c.issued_at, bundles.c.version, bundles.c.serial, before.label("before"))
+        .where(bundles.c.policy_id == policy_id)
+        .subquery()
+    )
+    query = (
+        sa.select(every.c.issued_at, every.c.version, every.c.before)
+        .where(every.c.version != every.c.before, every.c.issued_at >= since)
+        .order_by(every.c.serial.desc())
+        .limit(limit)
+    )
+    return [(row.issued_at, row.version, row.before) for row in connection.execute(query)][::-1]
+
+
 def past_half_life(connection: sa.Connection, now: datetime) -> list[UUID]:
     """Policies whose newest bundle has lived more than half of its time."""
     newest = _newest_of_each(bundles.c.issued_at, bundles.c.expires_at).subquery()

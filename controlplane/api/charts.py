@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import pairwise
 from typing import Any
 
 from controlplane.api.answers import RewardPoint
@@ -11,6 +10,10 @@ from controlplane.api.answers import RewardPoint
 WIDTH, HEIGHT = 640.0, 180.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52.0, 8.0, 16.0, 24.0
 _LEAST_SPAN = 1e-9
+_LABEL = 34.0
+"""Room that a version's number takes."""
+
+Change = tuple[datetime, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +35,7 @@ class Dot:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """Reward over time: the line, its points, and where another version began to serve."""
+    """Reward over time: the line, its points, and where another version became champion."""
 
     path: str
     dots: tuple[Dot, ...]
@@ -52,8 +55,14 @@ class Span:
     zero: float
 
 
-def line(points: Sequence[RewardPoint]) -> Line | None:
-    """The chart of the reward over time; None below two points."""
+def line(points: Sequence[RewardPoint], champions: Sequence[Change] = ()) -> Line | None:
+    """The chart of the reward over time; None below two points.
+
+    Args:
+        points: in the order of time.
+        champions: when another version became champion, which one, and which one before; what lies
+            outside the points is left out.
+    """
     if len(points) < 2:
         return None
     rewards = [point.reward for point in points]
@@ -75,19 +84,28 @@ def line(points: Sequence[RewardPoint]) -> Line | None:
         Dot(
             x(point.at),
             y(point.reward),
-            f"{point.at:%H:%M:%S}: reward {point.reward:.4f} over {point.n}, v{point.version}",
+            f"{point.at:%H:%M:%S}: reward {point.reward:.4f} over {point.n}",
         )
         for point in points
     )
-    changes = tuple(
-        Tick(x(after.at), f"v{after.version}")
-        for before, after in pairwise(points)
-        if after.version > before.version
+    changes = _marks(
+        [(x(at), version, before) for at, version, before in champions if first <= at <= last]
     )
     values = [low + (high - low) * share for share in (0.1, 0.5, 0.9)]
     ticks = tuple(Tick(y(value), f"{value:.3g}") for value in values)
     path = "M" + " L".join(f"{dot.x} {dot.y}" for dot in dots)
     return Line(path, dots, ticks, changes, first, last)
+
+
+def _marks(changes: Sequence[tuple[float, int, int]]) -> tuple[Tick, ...]:
+    """Marks with labels that do not overlap: of several in one place the newest has its own."""
+    found, free = [], WIDTH + _LABEL
+    for at, version, before in reversed(changes):
+        label = f"v{version}" if version > before else f"back to v{version}"
+        room = _LABEL if version > before else 2 * _LABEL
+        found.append(Tick(at, label if at <= free - room else ""))
+        free = at if found[-1].label else free
+    return tuple(reversed(found))
 
 
 def span(estimate: Mapping[str, Any] | None, others: Sequence[Mapping[str, Any]]) -> Span | None:

@@ -14,12 +14,12 @@ from fastapi import APIRouter, Cookie, Request
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response
 from starlette.concurrency import run_in_threadpool
 
-from controlplane import overrides
+from controlplane import lineups, overrides
 from controlplane.api import charts, experiment_cards
 from controlplane.api.answers import ReleaseRow, StatusAnswer, VerdictAnswer
 from controlplane.api.auth import Caller, identify
 from controlplane.api.errors import ProblemError
-from controlplane.api.policies import status_of
+from controlplane.api.policies import SHOWN, status_of
 from controlplane.api.releases import row_of
 from controlplane.api.runtime import Api, Runtime, now
 from controlplane.api.versions import verdicts_of
@@ -72,6 +72,7 @@ class Card:
     status: StatusAnswer
     chart: charts.Line | None
     versions: list[dict[str, Any]]
+    candidates: frozenset[int]
     learner: str
     shadows: dict[str, int]
     verdicts: list["Judgement"]
@@ -90,10 +91,9 @@ class Card:
         """Candidates that have passed, where a person promotes."""
         if self.policy.config.get("auto_promote"):
             return []
-        candidates = {row["number"] for row in self.versions if row["state"] == "candidate"}
         said = [one.verdict for one in self.verdicts if one.verdict.gate != EVALUATION]
         passed = [verdict.version for verdict in said if verdict.passed]
-        return sorted(candidates.intersection(passed))
+        return sorted(self.candidates.intersection(passed))
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,11 +175,15 @@ def card(connection: sa.Connection, policy: StoredPolicy) -> Card:
     said = verdicts_of(connection, policy, limit=MAX_VERDICTS)
     champion = status.champion.version if status.champion else 0
     watching = {alias: versions.find_alias(connection, policy.id, alias) for alias in SHADOWS}
+    rows = versions.list_versions(connection, policy.id, limit=MAX_VERSIONS)
     return Card(
         policy=policy,
         status=status,
-        chart=charts.line(status.rewards),
-        versions=versions.list_versions(connection, policy.id, limit=MAX_VERSIONS),
+        chart=charts.line(
+            status.rewards, versions.champions_since(connection, policy.id, now() - SHOWN)
+        ),
+        versions=lineups.as_they_stand(rows, lineups.roles(connection, policy.id)),
+        candidates=frozenset(row["number"] for row in rows if row["state"] == "candidate"),
         learner=versions.learners_of(connection, policy.id, [champion]).get(champion, ""),
         shadows={alias: found[0] for alias, found in watching.items() if found},
         verdicts=[judgement(verdict) for verdict in said],

@@ -7,7 +7,7 @@ from typing import Annotated
 import sqlalchemy as sa
 from fastapi import APIRouter, Header, Query, Response
 
-from controlplane import publishing, registry, releases
+from controlplane import lineups, publishing, registry, releases
 from controlplane.api.answers import (
     BundleRow,
     BundlesAnswer,
@@ -47,6 +47,7 @@ def list_versions(
     with api.engine.connect() as connection:
         found = registry.find_policy(connection, caller.project_id, policy)
         rows = versions.list_versions(connection, found.id, limit=limit + 1, before=before)
+        rows = lineups.as_they_stand(rows, lineups.roles(connection, found.id))
     items = [VersionRow.model_validate(row) for row in rows[:limit]]
     return VersionsAnswer(items=items, next=items[-1].number if len(rows) > limit else None)
 
@@ -59,6 +60,7 @@ def get_version(policy: Name, version: VersionNumber, caller: Reader, api: Api) 
         rows = versions.list_versions(connection, found.id, limit=1, before=version + 1)
         if not rows or rows[0]["number"] != version:
             raise NotFoundError(f"policy {policy!r} has no version {version}")
+        rows = lineups.as_they_stand(rows, lineups.roles(connection, found.id))
         said = verdicts_of(connection, found, version=version)
     return VersionAnswer.model_validate({**rows[0], "verdicts": said})
 

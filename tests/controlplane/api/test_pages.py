@@ -14,10 +14,11 @@ import uvicorn
 from fastapi import FastAPI
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from controlplane import agenda
 from controlplane.api import charts, pages
 from controlplane.api.answers import RewardPoint
-from storage import work
-from tests.controlplane.api.conftest import Api, ndjson, outcome
+from storage import versions, work
+from tests.controlplane.api.conftest import Api, ndjson, new_id, outcome
 
 HOSTILE = "<script>alert('x')</script>\"&"
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -208,7 +209,75 @@ def test_a_chart_keeps_every_point_inside_and_higher_rewards_higher() -> None:
     assert 0 < min(xs) < max(xs) <= charts.WIDTH
     assert ys[1] < ys[2] < ys[0]
     assert 0 < min(ys) < max(ys) < charts.HEIGHT
-    assert [(change.at, change.label) for change in chart.changes] == [(xs[2], "v2")]
+    assert chart.changes == (), "a version that decided for some is no champion"
+
+
+def test_a_chart_marks_where_another_version_became_champion() -> None:
+    shown = points(*[0.5] * 101)
+    at = [shown[position].at for position in (0, 30, 31, 60, 100)]
+    outside = (AT - timedelta(days=1), 2, 1)
+    chart = charts.line(shown, [outside, (at[1], 3, 2), (at[2], 4, 3), (at[3], 3, 4)])
+    assert chart is not None
+    assert [change.label for change in chart.changes] == ["", "v4", "back to v3"]
+    assert [change.at for change in chart.changes] == [chart.dots[n].x for n in (30, 31, 60)]
+
+
+def test_the_chart_marks_promotions_and_no_experiments(api: Api) -> None:
+    api.declare()
+    number = api.add_version(passed=True)
+    sides = [{"name": "old", "share": 0.5}, {"name": "new", "share": 0.5, "version": number}]
+    api.ok("POST", "/v1/policies/chat/experiments", {"name": "prices", "variants": sides})
+    rewarded(api, -600, version=1)
+    rewarded(api, -300, version=number, split="prices", variant="new")
+    legend = "another version became champion"
+    shown = page(api).text
+    assert 'class="chart"' in shown
+    assert legend not in shown
+    assert 'class="change"' not in shown
+    body = {"version": number}
+    api.ok("PUT", "/v1/policies/chat/aliases/champion", body, if_match="*")
+    rewarded(api, 60, version=number)
+    shown = page(api).text
+    assert legend in shown
+    assert shown.count('class="change"') == shown.count(f">v{number}</text>") == 1
+
+
+def rewarded(api: Api, seconds: float, **fields: Any) -> None:
+    """A decision of so many seconds from now, with its reward."""
+    at = datetime.now(UTC) + timedelta(seconds=seconds)
+    identifier = str(new_id(at))
+    api.decisions(decision_id=identifier, at=at.isoformat(), **fields)
+    said = {"decision_id": identifier, "metric": "score", "value": 0.5}
+    assert api("POST", "/v1/feedback", said).status_code == 202
+    agenda.settle(api.engine, api.policy_id(), datetime.now(UTC) + timedelta(days=1))
+
+
+def test_versions_are_listed_by_what_they_do_now(api: Api) -> None:
+    api.declare(release={"stages": [0, 0.5, 1]})
+    watching, trying, coming, waiting = (api.add_version(passed=True) for _ in range(4))
+    with api.engine.begin() as connection:
+        versions.set_state(connection, api.policy_id(), [watching, trying, coming], "retired")
+    base = "/v1/policies/chat"
+    sides = [{"name": "old", "share": 0.5}, {"name": "new", "share": 0.5, "version": trying}]
+    more = {"unproven": True, "share": 0.5}
+    api.ok("PUT", f"{base}/aliases/shadow-2", {"version": watching}, if_match="*")
+    api.ok("POST", f"{base}/experiments", {"name": "prices", "variants": sides, **more})
+    body = {"version": coming, "rollout": 0.2}
+    api.ok("PUT", f"{base}/aliases/challenger", body, if_match="*")
+    expected = {
+        1: "champion",
+        watching: "shadow",
+        trying: "experiment",
+        coming: "canary",
+        waiting: "candidate",
+    }
+    listed = api.ok("GET", f"{base}/versions")["items"]
+    assert {row["number"]: row["state"] for row in listed} == expected
+    for number, state in expected.items():
+        assert api.ok("GET", f"{base}/versions/{number}")["state"] == state
+    shown = page(api).text
+    for state in expected.values():
+        assert f'<span class="badge {state}">{state}</span>' in shown
 
 
 @pytest.mark.parametrize("rewards", [(), (1.0,)])
