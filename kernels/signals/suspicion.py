@@ -59,6 +59,8 @@ _MARKS = re.compile(
 _WORDS = word_lookup()
 _PAIRS = pair_lookup()
 _KINDS = tuple(WORDS) + tuple(PAIRS)
+_BITS = np.uint32(1) << np.arange(len(_KINDS), dtype=np.uint32)
+_WEIGHT = np.array([_WEIGHTS[kind] for kind in _KINDS])
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +71,15 @@ class Suspicion:
     sentences: int
 
 
-def read(text: str) -> Suspicion:
-    """Score a whole text, however long; 0 for the empty one."""
+def read(text: str, segments: Segments | None = None) -> Suspicion:
+    """Score a whole text, however long; 0 for the empty one.
+
+    ``segments`` are those of the whole text, where they are at hand.
+    """
     highest, count = 0.0, 0
+    known = segments if len(text) <= BLOCK_CHARS else None
     for at in range(0, len(text), BLOCK_CHARS):
-        found = score(split(text[at : at + BLOCK_CHARS]))
+        found = score(known or split(text[at : at + BLOCK_CHARS]))
         highest = max(highest, float(found.max()))
         count += int((found >= SUSPICIOUS).sum())
     return Suspicion(highest, count)
@@ -82,29 +88,27 @@ def read(text: str) -> Suspicion:
 def score(segments: Segments) -> Scores:
     """The score of each sentence ``(n,)``, between 0 and 1."""
     count = len(segments)
-    total = np.full(count, -_BIAS)
     seen = _count_kinds(segments)
-    for kind, found in seen.items():
-        total += _WEIGHTS[kind] * ((found > 0) + _AGAIN * (found > 1))
+    total = (seen > 0) @ _WEIGHT + _AGAIN * ((seen > 1) @ _WEIGHT) - _BIAS
     for (one, other), weight in _TOGETHER:
-        total += weight * ((seen[one] > 0) & (seen[other] > 0))
+        total += weight * ((seen[:, _KINDS.index(one)] > 0) & (seen[:, _KINDS.index(other)] > 0))
     words = np.bincount(segments.owner, minlength=count)
     total -= _PER_WORD * np.minimum(words, _MAX_WORDS)
     total += _MARK * _marked(segments)
-    return 1.0 / (1.0 + np.exp(-total))
+    found: Scores = 1.0 / (1.0 + np.exp(-total))
+    return found
 
 
-def _count_kinds(segments: Segments) -> dict[str, NDArray[np.int64]]:
-    """How many words, or pairs of words, of each kind every sentence holds."""
+def _count_kinds(segments: Segments) -> NDArray[np.int64]:
+    """How many words, or pairs of words, of each kind every sentence holds ``(n, kinds)``."""
     words = _WORDS.find(segments.words)
     pairs = _PAIRS.find(segments.pairs)
     at, next_at = np.flatnonzero(words), np.flatnonzero(pairs)
     bits = np.concatenate((words[at], pairs[next_at] << np.uint32(len(WORDS))))
     owner = np.concatenate((segments.owner[at], segments.owner[next_at]))
-    return {
-        kind: np.bincount(owner[bits >> np.uint32(place) & 1 > 0], minlength=len(segments))
-        for place, kind in enumerate(_KINDS)
-    }
+    rows, kinds = np.nonzero(bits[:, None] & _BITS)
+    cells = np.bincount(owner[rows] * len(_KINDS) + kinds, minlength=len(segments) * len(_KINDS))
+    return cells.reshape(len(segments), len(_KINDS))
 
 
 def _marked(segments: Segments) -> NDArray[np.bool_]:
