@@ -31,7 +31,7 @@ endif
 
 .PHONY: help
 help: ## Show this list
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: setup
 setup: $(VENV_STAMP) ## Make .venv with all that is needed, and nothing else
@@ -68,6 +68,10 @@ bench: $(VENV_STAMP) ## Run the benchmarks; each prints JSON (ARGS=…)
 .PHONY: soak
 soak: $(VENV_STAMP) ## Run the long tests
 	$(BIN)/pytest -m soak $(ARGS)
+
+.PHONY: verify-rocm
+verify-rocm: $(VENV_STAMP) $(TRITON_STAMP) ## On an AMD card: check what is claimed of it (ARGS=--json)
+	$(BIN)/python -m kernels.verify_rocm $(ARGS)
 
 .PHONY: clean
 clean: ## Remove caches and build outputs; the environments stay

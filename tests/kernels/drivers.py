@@ -21,7 +21,10 @@ NO_CARD = 100
 
 
 class PretendCard:
-    """``calls`` is a :data:`kernels.attention.driver.Lookup`; ``fail`` makes a call return this."""
+    """``calls`` is a :data:`kernels.attention.driver.Lookup`; ``fail`` makes a call return this.
+
+    ``error`` is added to each result of a launch.
+    """
 
     def __init__(
         self,
@@ -31,9 +34,10 @@ class PretendCard:
         capability: tuple[int, int] = (9, 0),
         fail: dict[str, int] | None = None,
         head_dim: int = 32,
+        error: float = 0.0,
     ) -> None:
         self.cards, self.queries, self.capability = cards, queries, capability
-        self.fail, self.head_dim = fail or {}, head_dim
+        self.fail, self.head_dim, self.error = fail or {}, head_dim, error
         self.memory: dict[int, Any] = {}
         self.modules: set[int] = set()
         self.retained = 0
@@ -160,7 +164,7 @@ class PretendCard:
         parts = [self.array(at, np.float32, whole) for at in (query, key, value)]
         real = self.array(lengths, np.int32, whole[:1])
         found = attend(*parts, lengths=real, window=window, scale=scale / LOG2_E)
-        self.array(out, np.float32, whole)[...] = found
+        self.array(out, np.float32, whole)[...] = found + self.error
         return 0
 
     def array(self, address: int, dtype: Any, shape: tuple[int, ...]) -> Any:
