@@ -10,6 +10,7 @@ characters of prose. Patterns see forms, not meanings: the counts are inputs of 
 import math
 import re
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import datafog_core
@@ -130,6 +131,14 @@ def read(text: str, segments: Segments | None = None) -> Personal:
         _add_scanned(_telling(part), counts)
         _add_own(part, counts)
     return Personal({kind: count for kind, count in counts.items() if count})
+
+
+def together(found: Iterable[Personal]) -> Personal:
+    """What was found in the parts of a text, as one."""
+    counts: Counter[str] = Counter()
+    for one in found:
+        counts.update(one.counts)
+    return Personal(dict(counts))
 
 
 def _add_scanned(text: str, counts: Counter[str]) -> None:

@@ -7,6 +7,7 @@ closer looks, and is one input among many of the heads that learn from feedback.
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,6 +84,14 @@ def read(text: str, segments: Segments | None = None) -> Suspicion:
         highest = max(highest, float(found.max()))
         count += int((found >= SUSPICIOUS).sum())
     return Suspicion(highest, count)
+
+
+def together(found: Iterable[Suspicion]) -> Suspicion:
+    """What the parts of a text show, as one."""
+    parts = list(found)
+    return Suspicion(
+        max((one.score for one in parts), default=0.0), sum(one.sentences for one in parts)
+    )
 
 
 def score(segments: Segments) -> Scores:

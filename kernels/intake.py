@@ -1,0 +1,253 @@
+"""A chat request while it arrives: its text is read as the bytes come, not when all are there.
+
+:class:`Intake` walks over a JSON body in the parts in which the network brings it. What the first
+bytes can tell (the model asked for, the language) is known then, and the reading of personal data
+and suspicious sentences, which must see every character, is done block by block meanwhile, so
+that little is left to do after the last byte.
+
+It looks and never judges: bytes are not kept, nothing is refused, and whatever it cannot follow
+ends its reading with :attr:`Intake.broken`. Whether a body is valid JSON is for the parser that
+gets the whole of it.
+"""
+
+import re
+from dataclasses import dataclass, field
+
+import msgspec
+
+from kernels.segments import split
+from kernels.signals import language, personal, suspicion
+from kernels.signals.language import Language
+from kernels.signals.personal import Personal
+from kernels.signals.suspicion import Suspicion
+
+BLOCK_CHARS = 16_384
+"""Text is read when so much of it has come."""
+OPENING_CHARS = 2_048
+"""How much of the first message that is the user's is kept."""
+MAX_MARKS = 8_192
+"""Brackets, commas, colons and strings that are followed: a body of more is read when whole."""
+MAX_DEPTH = 32
+
+_MARK = re.compile(rb'["{}\[\],:]')
+# Possessive, so a string is passed over once, whatever it holds.
+_INSIDE = re.compile(rb'[^"\\]*+(?:\\(?:u[0-9A-Fa-f]{4}|[^u])[^"\\]*+)*+')
+_HALF = re.compile(rb"\\u[dD][89abAB][0-9A-Fa-f]{2}\Z")
+_MAX_NAME = 256
+_MESSAGE = (b"{", b"[", b"{")
+_PART = (*_MESSAGE, b"[", b"{")
+
+
+@dataclass(frozen=True, slots=True)
+class Early:
+    """What the text that has come so far tells; ``chars`` is how much of it there was."""
+
+    model: str | None
+    chars: int
+    opening: str
+    language: Language
+    personal: Personal
+    suspicion: Suspicion
+
+
+@dataclass(slots=True)
+class _Text:
+    """The decoded text so far: what is read of it, and what is still to be."""
+
+    pieces: list[str] = field(default_factory=list)
+    waiting: int = 0
+    chars: int = 0
+    opening: str = ""
+    personal: list[Personal] = field(default_factory=list)
+    suspicion: list[Suspicion] = field(default_factory=list)
+
+    def add(self, text: str, *, opens: bool) -> None:
+        self.pieces.append(text)
+        self.waiting += len(text)
+        self.chars += len(text)
+        if opens and len(self.opening) < OPENING_CHARS:
+            self.opening += text[: OPENING_CHARS - len(self.opening)]
+        if self.waiting >= BLOCK_CHARS:
+            self.read(whole=False)
+
+    def read(self, *, whole: bool) -> None:
+        """Read what waits, up to the last end of a line, sentence or word unless ``whole``."""
+        text = "".join(self.pieces)
+        end = len(text) if whole else _last_end(text)
+        self.pieces = [text[end:]]
+        self.waiting = len(text) - end
+        if end:
+            segments = split(text[:end])
+            self.personal.append(personal.read(text[:end], segments))
+            self.suspicion.append(suspicion.read(text[:end], segments))
+
+
+def _last_end(text: str) -> int:
+    late = len(text) // 2
+    for mark in ("\n", ". ", " "):
+        end = text.rfind(mark, late)
+        if end >= 0:
+            return end + len(mark)
+    return len(text)
+
+
+class Intake:
+    """Reads one body; feed it all parts in their order, then ask for :meth:`finish`."""
+
+    def __init__(self) -> None:
+        """Nothing has come yet."""
+        self.broken = False
+        """Whether the body has a form that is not followed any further."""
+        self.model: str | None = None
+        """The model asked for, once its name has come."""
+        self._rest = b""
+        self._stack: list[bytes] = []
+        self._keys: list[bytes] = [b""]
+        self._at_key = False
+        self._string: list[bytes] | None = None
+        self._marks = 0
+        self._role = b""
+        self._first_user: int | None = None
+        self._messages = 0
+        self._text = _Text()
+
+    def feed(self, data: bytes) -> None:
+        """Take the next part; it may end anywhere."""
+        if self.broken:
+            return
+        buffer, at = self._rest + data, 0
+        while at < len(buffer) and not self.broken:
+            if self._string is not None:
+                at, more = self._in_string(buffer, at)
+                if not more:
+                    break
+                continue
+            mark = _MARK.search(buffer, at)
+            if mark is None:
+                at = len(buffer)
+                break
+            at = mark.end()
+            self._step(mark.group())
+        self._rest = buffer[at:]
+
+    def finish(self) -> Early | None:
+        """What the whole text tells, or None where the body could not be followed to its end."""
+        if self.broken or self._stack or self._string is not None:
+            return None
+        self._text.read(whole=True)
+        return self.so_far()
+
+    def so_far(self) -> Early:
+        """What the text tells that has been read so far."""
+        text = self._text
+        return Early(
+            model=self.model,
+            chars=text.chars,
+            opening=text.opening,
+            language=language.read(text.opening),
+            personal=personal.together(text.personal),
+            suspicion=suspicion.together(text.suspicion),
+        )
+
+    def _step(self, mark: bytes) -> None:
+        self._marks += 1
+        if self._marks > MAX_MARKS:
+            self.broken = True
+        elif mark == b'"':
+            self._string = []
+        elif mark in b"{[":
+            self._open(mark)
+        elif mark in b"}]":
+            self._close(mark)
+        elif self._stack:
+            self._at_key = mark == b"," and self._stack[-1] == b"{"
+
+    def _open(self, mark: bytes) -> None:
+        self._stack.append(mark)
+        self._keys.append(b"")
+        self._at_key = mark == b"{"
+        if tuple(self._stack) == _MESSAGE:
+            self._messages += 1
+            self._role = b""
+        self.broken = len(self._stack) > MAX_DEPTH
+
+    def _close(self, mark: bytes) -> None:
+        if not self._stack or self._stack.pop() != (b"{" if mark == b"}" else b"["):
+            self.broken = True
+            return
+        self._keys.pop()
+        self._at_key = False
+
+    def _in_string(self, buffer: bytes, at: int) -> tuple[int, bool]:
+        """Go on in a string: where it stops, and whether there is more to be read there."""
+        found = _INSIDE.match(buffer, at)
+        end = found.end() if found is not None else at
+        done = end < len(buffer) and buffer[end : end + 1] == b'"'
+        if not done:
+            end = _whole_chars(buffer, at, end)
+        self._take(buffer[at:end], done=done)
+        # A backslash with all of its escape here, and yet not passed over, is no JSON.
+        self.broken |= not done and len(buffer) - end > 2 * len(b"\\u0000")
+        return (end + 1, True) if done else (end, False)
+
+    def _take(self, part: bytes, *, done: bool) -> None:
+        texts = not self._at_key and self._is_text()
+        held = self._string
+        if texts:
+            self._add_text(part)
+        elif held is not None and sum(map(len, held)) <= _MAX_NAME:
+            held.append(part[: _MAX_NAME + 1])
+        if not done:
+            return
+        self._string = None
+        if texts:
+            self._add_text(b"\\n")
+        elif held is not None:
+            self._named(b"".join(held))
+
+    def _named(self, value: bytes) -> None:
+        """A short string has ended: a key, the model's name or a role."""
+        if self._at_key:
+            self._keys[-1] = value
+            self._at_key = False
+        elif tuple(self._stack) == (b"{",) and self._keys[1] == b"model":
+            self.model = _decoded(value)
+        elif tuple(self._stack) == _MESSAGE and self._keys[3] == b"role":
+            self._role = value
+
+    def _is_text(self) -> bool:
+        """Whether a value here is text of a message: its content, or a part's text."""
+        stack, keys = tuple(self._stack), self._keys
+        if stack[:3] != _MESSAGE or keys[1] != b"messages" or keys[3] != b"content":
+            return False
+        return len(stack) in (3, 4) or (stack == _PART and keys[5] == b"text")
+
+    def _add_text(self, part: bytes) -> None:
+        text = _decoded(part)
+        if text is None:
+            self.broken = True
+            return
+        if self._role in (b"", b"user") and self._first_user is None:
+            self._first_user = self._messages
+        self._text.add(text, opens=self._messages == self._first_user)
+
+
+def _whole_chars(buffer: bytes, at: int, end: int) -> int:
+    """An end that cuts no character of several bytes and no pair of escapes in two."""
+    half = _HALF.search(buffer, max(at, end - 6), end)
+    if half is not None:
+        return half.start()
+    for back in range(1, min(4, end - at) + 1):
+        byte = buffer[end - back]
+        if byte >= 0xC0:
+            return end - back
+        if byte < 0x80:
+            break
+    return end
+
+
+def _decoded(part: bytes) -> str | None:
+    try:
+        return msgspec.json.decode(b'"%b"' % part, type=str)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
