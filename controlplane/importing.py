@@ -42,7 +42,11 @@ class AskedWronglyError(ControlPlaneError):
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run ``pointsman import``; 0 when done, 1 when it could not be, 2 when asked for wrongly."""
+    """Run ``pointsman import``; 0 when done, 1 when not or in part, 2 when asked for wrongly.
+
+    What a log holds and an importer has no place for is listed and no failure; feedback on a metric
+    that nobody has declared is one, as it can be mended.
+    """
     options = _parser().parse_args(argv)
     account = Account()
     try:
@@ -58,7 +62,22 @@ def main(argv: Sequence[str]) -> int:
         return 1
     told = {"kind": options.kind, **found, **account.as_json()}
     sys.stdout.write((json.dumps(told) if options.json else render(told)) + "\n")
-    return 0
+    wrong = complaints(told, account)
+    sys.stderr.write("".join(f"pointsman import: {one}\n" for one in wrong))
+    return 1 if wrong else 0
+
+
+def complaints(told: Mapping[str, Any], account: Account) -> list[str]:
+    """What whoever imports has to mend, in sentences; nothing where all is well."""
+    found = [
+        f"{rows:,} rows came without {of!r}, as no metric {metric!r} is declared: declare it by "
+        f"PUT /v1/metrics/{metric}, or give --metric {of}=METRIC; then import again, nothing is "
+        "stored twice"
+        for (of, metric), rows in sorted(account.undeclared.items())
+    ]
+    if told["read"] and not any(told.get(name) for name in ("decisions", "known", "answers")):
+        found.append(f"none of the {told['read']:,} records could be brought: the list says why")
+    return found
 
 
 def _parser() -> argparse.ArgumentParser:

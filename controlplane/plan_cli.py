@@ -50,7 +50,7 @@ def render(told: dict[str, Any]) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="pointsman plan", description=__doc__)
     option = parser.add_argument
-    option("policy", help="whose traffic")
+    option("--policy", required=True, help="whose traffic")
     option("--difference", type=float, required=True, help="to be seen, in the metric's unit")
     option("--project", default=keys.DEFAULT_PROJECT, help=f"default: {keys.DEFAULT_PROJECT}")
     option("--metric", default=REWARD, help=f"that is compared; default: {REWARD}")

@@ -232,7 +232,7 @@ def _said(target: Target, placed: Sequence[_Placed], account: Account) -> Iterat
             name = target.renamed.get(told, told)
             metric = target.metrics.get(name)
             if metric is None:
-                account.lose(told[:MAX_TEXT], f"no metric {name[:80]!r} is declared")
+                account.lose_metric(told[:MAX_TEXT], name[:MAX_TEXT])
                 continue
             yield Said(
                 about="decision_id",

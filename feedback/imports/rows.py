@@ -52,11 +52,15 @@ class Row:
 
 @dataclass(slots=True)
 class Account:
-    """How many rows and fields were left behind, by field and reason."""
+    """How many rows and fields were left behind, by field and reason.
+
+    ``undeclared``: feedback by the name that the log has for it and the metric that it would be.
+    """
 
     read: int = 0
     skipped: Counter[tuple[str, str]] = field(default_factory=Counter)
     lost: Counter[tuple[str, str]] = field(default_factory=Counter)
+    undeclared: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     def skip(self, of: str, reason: str, rows: int = 1) -> None:
         """Whole rows stayed behind, because of this field."""
@@ -67,6 +71,11 @@ class Account:
         """Rows came without this field."""
         if rows:
             self.lost[of, reason] += rows
+
+    def lose_metric(self, of: str, metric: str) -> None:
+        """A row came without this feedback, as the project does not have such a metric."""
+        self.lose(of, f"no metric {metric[:80]!r} is declared")
+        self.undeclared[of, metric] += 1
 
     def lose_known(self, entry: Entry, reasons: Mapping[str, str]) -> None:
         """Fields that have no place here, where the record says anything in them."""

@@ -191,18 +191,32 @@ def test_a_model_that_no_arm_is_stays_behind_by_name(run: Run, world: World, tmp
     assert counted(world, "decisions") == 3
 
 
-def test_feedback_on_a_metric_that_is_not_declared_is_counted_and_the_rest_comes(
+def test_feedback_on_a_metric_that_is_not_declared_is_an_error_that_names_it_and_the_rest_comes(
     run: Run, world: World, tmp_path: Path
 ):
     file = samples.write_lines(
         tmp_path / "p.jsonl", samples.pair(1), samples.pair(2, feedback={"grade": 3, "score": 9})
     )
     declare(world, Metric("quality", range=(0.0, 1.0)))
-    told = run(
-        "openai", file, "--policy", "chat", "--arm", "gpt-4o=a", "--metric", "score=quality"
-    )[1]
+    options = ("openai", file, "--policy", "chat", "--arm", "gpt-4o=a", "--metric", "score=quality")
+    code, told, said = run(*options)
     assert (told["decisions"], told["feedback"]) == (2, 1)
     assert {(one["field"], one["rows"]) for one in told["lost"]} >= {("grade", 1), ("quality", 1)}
+    assert code == 1
+    assert said == (
+        "pointsman import: 1 rows came without 'grade', as no metric 'grade' is declared: declare "
+        "it by PUT /v1/metrics/grade, or give --metric grade=METRIC; then import again, nothing is "
+        "stored twice\n"
+    )
+    declare(world, Metric("grade"))
+    code, told, said = run(*options)
+    assert (code, told["decisions"], told["known"], told["feedback"], said) == (0, 0, 2, 1, "")
+
+
+def test_where_no_record_could_be_brought_it_says_so_and_fails(run: Run, tmp_path: Path):
+    code, told, said = run("litellm", spend_log(tmp_path), "--policy", "chat")
+    assert (code, told["decisions"], told["known"]) == (1, 0, 0)
+    assert said == ("pointsman import: none of the 6 records could be brought: the list says why\n")
 
 
 def test_rows_without_a_time_need_one(run: Run, tmp_path: Path):

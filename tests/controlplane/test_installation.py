@@ -12,7 +12,7 @@ from controlplane.settings import read_settings
 COMMANDS: list[tuple[Callable[[Sequence[str]], int], list[str]]] = [
     (keys_cli.main, ["list"]),
     (lint_cli.main, ["--policy", "chat"]),
-    (plan_cli.main, ["chat", "--difference", "0.02"]),
+    (plan_cli.main, ["--policy", "chat", "--difference", "0.02"]),
 ]
 
 

@@ -186,12 +186,13 @@ def test_the_plan_tells_how_long_it_takes_or_what_is_missing(
     assert api("GET", "/v1/policies/chat/plan?difference=0").json()["field"] == "difference"
     url = api.engine.url.render_as_string(hide_password=False)
     monkeypatch.setenv("POINTSMAN_DATABASE_URL", url)
-    asked = ["chat", "--difference", "0.02", "--deviation", "0.5", "--requests-per-day", "1000"]
+    more = ["--difference", "0.02", "--deviation", "0.5", "--requests-per-day", "1000"]
+    asked = ["--policy", "chat", *more]
     assert plan_cli.main([*asked, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {
         name: value for name, value in told.items() if name != "note"
     }
     assert plan_cli.main(asked) == 0
     assert split["sentence"] in capsys.readouterr().out
-    assert plan_cli.main(["nobody", *asked[1:]]) == 1
+    assert plan_cli.main(["--policy", "nobody", *more]) == 1
     assert "nobody" in capsys.readouterr().err
