@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from controlplane.gates import Check, Verdict
 from controlplane.release_config import Guardrail, ReleaseConfig
-from controlplane.stage_numbers import ERROR, Excess, Watched
+from controlplane.stage_numbers import ERROR, Excess, Sudden, Watched
 
 Action = Literal["stay", "pass", "revert", "hold"]
 
@@ -47,7 +47,7 @@ class Canary:
         loss: of reward.
         guardrails: each with its excess over what is allowed.
         segments: losses of reward in each.
-        lately: excess of failures in the newest decisions.
+        lately: failures that surge at some time.
         error: bounds of the new version's own rate of failures.
         last: whether the next step makes it the champion.
     """
@@ -58,7 +58,7 @@ class Canary:
     loss: Excess
     guardrails: tuple[tuple[Guardrail, Excess], ...]
     segments: tuple[Excess, ...]
-    lately: Excess
+    lately: Sudden
     error: tuple[float, float]
     last: bool
 
@@ -177,7 +177,7 @@ def _broken(seen: Canary, config: ReleaseConfig, margin: float) -> list[Check]:
         _not_surely(seen.loss, margin, "against the champion"),
     ]
     found += [_not_above_surely(excess) for _, excess in seen.guardrails]
-    found.append(_not_above_surely(seen.lately))
+    found.append(_no_surge(seen.lately))
     return found + [
         _not_surely(loss, config.harm.margin, f"in segment {loss.name}", f"harm {loss.name}")
         for loss in seen.segments
@@ -276,6 +276,18 @@ def _gained(loss: Excess, where: str) -> str:
 
 def _not_above_surely(excess: Excess) -> Check:
     return Check(f"{excess.name}_not_broken", not excess.low > 0, excess.low, 0.0, _guarded(excess))
+
+
+def _no_surge(lately: Sudden) -> Check:
+    """An alarm: at some time failures began to be surely more than allowed."""
+    detail = "failures have not surged"
+    if lately.rows:
+        detail = (
+            f"error lately {lately.canary:.5g} in {lately.rows:,} decisions against "
+            f"{_shown(lately.control):.5g} in {lately.control_rows:,}: evidence "
+            f"{math.exp(min(lately.evidence, 700.0)):,.0f}, {math.exp(lately.needed):,.0f} needed"
+        )
+    return Check("error lately_not_broken", not lately.sure, lately.evidence, lately.needed, detail)
 
 
 def _not_above(excess: Excess) -> Check:

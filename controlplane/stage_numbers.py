@@ -2,11 +2,11 @@
 
 Every interval holds at all looks together, so a stage may be looked at each second: the normal
 mixture for means, with units as clusters (:mod:`learners.contrasts`), the beta mixture for rates
-and quantiles (:mod:`learners.rates`).
+and quantiles (:mod:`learners.rates`), bets for failures that surge (:mod:`learners.surges`).
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controlplane.release_config import Guardrail, HarmConfig
+from learners import surges
 from learners.contrasts import difference, sums
 from learners.ope.evaluations import kish
 from learners.rates import quantile_bounds, rate_bounds, worth
@@ -24,8 +25,8 @@ Better = Literal["low", "high"]
 
 ERROR = "error"
 _P95 = 0.95
-RESTART = 50
-"""Decisions of the new version after which an interval begins anew."""
+_OF_BEFORE = 0.1
+"""Of the error, for the champion's rate of failures where it is of the time before."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,8 +36,9 @@ class Side:
     Attributes:
         unit: whose each is, any integers, shape ``(n,)``.
         at: when it was made, in seconds, the newest first, ``(n,)``.
-        pending: young and without an outcome yet, ``(n,)``.
-        values: by metric, NaN where it is not known, ``(n,)`` each.
+        pending: young and without an outcome yet, ``(n,)``; retries never.
+        values: by metric, NaN where it is not known, ``(n,)`` each; of failures also for a retry:
+            what is asked is whether the version's own first choice fails a request.
         reward: NaN where there is none yet, ``(n,)``.
         segment: ``(n,)``, empty where there is none.
     """
@@ -78,10 +80,7 @@ class Excess:
 
     def as_json(self) -> dict[str, Any]:
         """Plain numbers; None for those that are not finite."""
-        return {
-            name: None if isinstance(value, float) and not math.isfinite(value) else value
-            for name, value in asdict(self).items()
-        }
+        return _plain(asdict(self))
 
 
 def excess(
@@ -179,44 +178,80 @@ def segments(
     return tuple(found)
 
 
-def lately(
-    look: Callable[[Side, Side, float], Excess],
-    canary: Side,
-    control: Side,
-    *,
-    level: float,
-    alongside: bool,
-) -> Excess:
-    """The same of the newest decisions only: what was well for a day hides what breaks now.
+@dataclass(frozen=True, slots=True)
+class Sudden:
+    """Whether the new version's failures surge beyond what the champion's and the margin allow.
 
-    An interval begins anew with every :data:`RESTART` decisions of the new version; the k-th may
-    err with 6/(π²k²) of the error, which sums to all of it. Some of them are looked at.
+    Attributes:
+        evidence: logarithm; at ``needed`` the surge is sure at ``level``, all looks together.
+        needed: for an alarm.
+        canary: rate of failures since the likeliest beginning; NaN without a decision.
+        control: the champion's beside it; NaN without a decision.
+        rows: the new version's decisions since then.
+        control_rows: the champion's beside them.
+        level: of the evidence.
+    """
+
+    evidence: float
+    needed: float
+    canary: float
+    control: float
+    rows: int
+    control_rows: int
+    level: float
+
+    @property
+    def sure(self) -> bool:
+        """Whether it is an alarm."""
+        return self.evidence >= self.needed
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain numbers; None for those that are not finite."""
+        return _plain(asdict(self))
+
+
+def lately(
+    guardrail: Guardrail, canary: Side, control: Side, *, level: float, ratio: float | None
+) -> Sudden:
+    """Failures that surge at some time, also after a day that hides them in the mean.
+
+    A failure is known at once and a success only when the answer is complete, so the new version's
+    pending decisions count as successes, and the champion's as none.
 
     Args:
-        look: gives an excess at a level.
+        guardrail: says how many more failures are allowed.
         canary: the new version's decisions.
         control: the champion's.
-        level: of all these intervals at all looks together.
-        alongside: whether the champion's decisions are of the same time, and are cut alike.
-
-    Returns:
-        The one whose lower bound is highest.
+        level: of all looks at all times together.
+        ratio: decisions of the champion at the same time for one of the new version's; None: its
+            decisions are of the time before.
     """
-    n, found = len(canary), []
-    age = RESTART
-    while age < n:
-        k = max(1, (n - age) // RESTART)  # the interval that began after so many
-        own = _part(canary, list(range(n - k * RESTART)))
-        since = float(own.at[-1])
-        other = control
-        if alongside:
-            other = _part(control, np.flatnonzero(control.at >= since).tolist())
-        spent = (1.0 - level) * 6.0 / (math.pi * (k + 1)) ** 2
-        found.append(look(own, other, 1.0 - spent))
-        age *= 2
-    if not found:
-        return look(canary, control, 1.0 - (1.0 - level) * 6.0 / math.pi**2)
-    return max(found, key=lambda one: one.low)
+    factor, margin = (
+        (1.0 + guardrail.margin, 0.0) if guardrail.relative else (1.0, guardrail.margin)
+    )
+    alpha, allowed = 1.0 - level, surges.Allowed(margin, factor)
+    own, other = _trail(canary, pending=True), _trail(control, pending=False)
+    if ratio is not None:
+        found = surges.beside(own, other, allowed, ratio=ratio)
+        rate, beside, needed = found.other_rate, found.other_rows, -math.log(alpha)
+    else:
+        n, hits = len(other.hit), float(other.hit.sum())
+        sure = 1.0 - _OF_BEFORE * alpha
+        bound = rate_bounds(other.worth * hits, other.worth * n, sure)[1]
+        found = surges.above(own, bound, allowed)
+        rate, beside = (hits / n if n else math.nan), n
+        needed = -math.log((1.0 - _OF_BEFORE) * alpha)
+    return Sudden(found.log_e, needed, found.rate, rate, found.rows, beside, level)
+
+
+def _trail(side: Side, *, pending: bool) -> surges.Trail:
+    """A side's failures in the order of time; those pending as none, or left out."""
+    failed = side.values[ERROR]
+    known = np.isfinite(failed)
+    kept = known | side.pending if pending else known
+    hit, part = failed[kept] > 0, worth(failed[known] > 0, side.unit[known])
+    order = np.argsort(side.at[kept], kind="stable")
+    return surges.Trail(hit[order], side.at[kept][order], part)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -347,6 +382,13 @@ def _rates(
         counts[1],
         level,
     )
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in values.items()
+    }
 
 
 def _half(level: float) -> float:

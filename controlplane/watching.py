@@ -1,5 +1,6 @@
 """What is read of the log for a release's stage: both sides' decisions, as numbers."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -9,15 +10,15 @@ import numpy as np
 import sqlalchemy as sa
 
 from controlplane.config import PolicyConfig
-from controlplane.lineups import CANARY
+from controlplane.lineups import CANARY, CONTROL
 from controlplane.release_config import MAX_WATCHED, Guardrail, ReleaseConfig
 from controlplane.stage_gates import Canary, Facts
 from controlplane.stage_numbers import (
     ERROR,
     Better,
-    Excess,
     Shadowed,
     Side,
+    Sudden,
     Watched,
     excess,
     gain,
@@ -35,8 +36,11 @@ from storage.stages import Asked, Span, StageRow
 
 MAX_ROWS = MAX_WATCHED
 """Decisions that a look reads, the newest; beyond, an interval holds for those it reads."""
-CONTROLS = 2.0
-"""Units of the champion that are read for one of the new version's."""
+CONTROLS = (2.0, 16.0)
+"""Units of the champion that are read for one of the new version's, at least and at most."""
+CONTROL_ROWS = 8_000
+"""Decisions of the champion up to which more are read than at least: few of the new version's say
+most where the champion's own rate is known."""
 BEFORE = 5_000
 """Decisions of the champion before, with which a new one is compared."""
 PENDING = timedelta(seconds=60)
@@ -70,12 +74,19 @@ class Ground:
 
     @property
     def level(self) -> float:
-        """Of each interval, such that all monitors of all stages together err with ``alpha``."""
+        """Of each interval, such that all monitors of all stages together err with ``alpha``.
+
+        Half of it is for failures that surge: they are known at once, and hurt at once.
+        """
         tests = len(self.rules.guardrails) + 2
         if self.config.segment is not None:
             tests += self.rules.harm.segments
-        looked = len(self.release.plan["stages"])
-        return 1.0 - self.rules.alpha / (tests * looked)
+        return 1.0 - (1.0 - self.sudden) / tests
+
+    @property
+    def sudden(self) -> float:
+        """Of the evidence that failures surge."""
+        return 1.0 - self.rules.alpha / (2.0 * len(self.release.plan["stages"]))
 
 
 def facts(connection: sa.Connection, ground: Ground) -> Facts:
@@ -133,23 +144,32 @@ def shadowed(rows: Sequence[StageRow]) -> Shadowed:
 
 def canary(connection: sa.Connection, ground: Ground) -> Canary:
     """The canary beside the control of the same units' split."""
-    asked = _asked(connection, ground)
-    span = Span(ground.serial, ground.release.stage_at, MAX_ROWS)
-    share = ground.share
-    rows = stages.of_split(
-        connection,
-        ground.policy,
-        span,
-        asked,
-        split=CANARY,
-        variant=CANARY,
-        share=min(1.0, CONTROLS * share / (1.0 - share)),
-    )
-    own = [row for row in rows if row.variant == CANARY]
+    asked, full = _asked(connection, ground), (1.0 - ground.share) / ground.share
+    span = Span(ground.serial, ground.release.stage_at, MAX_ROWS // 3)
+
+    def read(span: Span, variant: str, share: float) -> list[StageRow]:
+        return stages.of_split(
+            connection, ground.policy, span, asked, split=CANARY, variant=variant, share=share
+        )
+
+    own = read(span, CANARY, 1.0)
+    ratio = min(full, controls(len(own)))
+    control = read(replace(span, limit=MAX_ROWS - len(own)), CONTROL, ratio / full)
+    if len(own) == span.limit:  # both sides of the same time
+        control = [row for row in control if row.decision_id >= own[-1].decision_id]
     decided = [row for row in own if row.version == ground.release.version]
-    control = [row for row in rows if row.variant != CANARY]
-    strayed = len(own) - len(decided)
-    return _beside(connection, ground, decided, control, strayed=strayed)
+    strayed = _first(own) - _first(decided)
+    return _beside(connection, ground, decided, control, ratio=ratio, strayed=strayed)
+
+
+def controls(rows: int) -> float:
+    """How many of the champion's units are read for one of the new version's ``rows``.
+
+    In powers of 2: another sample is other evidence, which is to change seldom.
+    """
+    fewest, most = CONTROLS
+    wanted = 2.0 ** math.floor(math.log2(CONTROL_ROWS / max(rows, 1)))
+    return min(max(wanted, fewest), most)
 
 
 def champion(connection: sa.Connection, ground: Ground) -> Canary:
@@ -164,7 +184,7 @@ def champion(connection: sa.Connection, ground: Ground) -> Canary:
         asked,
         version=release.champion,
     )
-    return _beside(connection, ground, own, before, strayed=None)
+    return _beside(connection, ground, own, before, ratio=None)
 
 
 def _beside(
@@ -173,9 +193,10 @@ def _beside(
     own: Sequence[StageRow],
     other: Sequence[StageRow],
     *,
-    strayed: int | None,
+    ratio: float | None,
+    strayed: int = 0,
 ) -> Canary:
-    """Both sides' numbers; without ``strayed`` the other side's decisions are of another time."""
+    """Both sides' numbers; without a ``ratio`` the other side's decisions are of another time."""
     rules, level = ground.rules, ground.level
     names = [guardrail.metric for guardrail in rules.guardrails]
     names = list(dict.fromkeys([*names, ERROR]))
@@ -183,11 +204,11 @@ def _beside(
     better = directions(connection, ground.policy, names)
     planned = max(4.0 * rules.min_decisions, 2.0 * FEWEST_UNITS)
     return Canary(
-        decisions=len(new),
+        decisions=_first(own),
         rewarded=new.rewarded,
-        strayed=strayed or 0,
+        strayed=strayed,
         loss=gain(new, old, level=level, planned_rows=planned),
-        lately=_lately(rules, new, old, level, alongside=strayed is not None),
+        lately=_lately(ground, new, old, ratio),
         guardrails=tuple(
             (
                 one,
@@ -208,15 +229,15 @@ def _beside(
     )
 
 
-def _lately(rules: ReleaseConfig, new: Side, old: Side, level: float, *, alongside: bool) -> Excess:
-    """The failures of the newest decisions."""
-    own = next((one for one in rules.guardrails if one.name == ERROR), ERRORS)
+def _lately(ground: Ground, new: Side, old: Side, ratio: float | None) -> Sudden:
+    """Whether failures surge."""
+    own = next((one for one in ground.rules.guardrails if one.name == ERROR), ERRORS)
+    return lately(own, new, old, level=ground.sudden, ratio=ratio)
 
-    def look(canary: Side, control: Side, at_level: float) -> Excess:
-        found = excess(own, canary, control, better="low", level=at_level, planned_rows=1.0)
-        return replace(found, name="error lately")
 
-    return lately(look, new, old, level=level, alongside=alongside)
+def _first(rows: Sequence[StageRow]) -> int:
+    """Decisions that are no retries: requests."""
+    return sum(not row.again for row in rows)
 
 
 def _failures(side: Side, level: float) -> tuple[float, float]:
@@ -234,7 +255,8 @@ def side(rows: Sequence[StageRow], metrics: Sequence[str], now: datetime) -> Sid
         unit=_units(rows),
         at=np.array([row.at.timestamp() for row in rows], dtype=np.float64),
         pending=np.array(
-            [row.outcome is None and now - row.at < PENDING for row in rows], dtype=np.bool_
+            [not row.again and row.outcome is None and now - row.at < PENDING for row in rows],
+            dtype=np.bool_,
         ),
         values={name: _column([_value(row, name) for row in rows]) for name in metrics},
         reward=_column([row.reward for row in rows]),
@@ -250,7 +272,12 @@ def _units(rows: Sequence[StageRow]) -> np.ndarray[tuple[int], np.dtype[np.int64
 
 
 def _value(row: StageRow, metric: str) -> float | None:
-    """What is known of a metric; an answer that was told and did not fail had no error."""
+    """What is known of a metric; an answer that was told and did not fail had no error.
+
+    A retry's failure is not the version's own choice, and its success does not undo the first.
+    """
+    if metric == ERROR and row.again:
+        return None
     for known in (row.outcome, row.said, row.joined):
         if known is not None and metric in known:
             return float(known[metric])

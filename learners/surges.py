@@ -32,10 +32,10 @@ Floats = NDArray[np.float64]
 
 SIZES = (0.1, 0.3, 0.6)
 """Surges that are bet on: this part of the way from what is allowed to 1."""
-MEMORIES = (60.0, 1_000.0)
-"""Rows of the other that its rate is read off."""
-PRIOR_HITS, PRIOR_ROWS = 0.2, 20.0
-"""What the other's rate is before any row."""
+MEMORIES = ((60.0, 0.01), (1_000.0, 0.1))
+"""Rows of the other that its rate is read off, and what it is before any row."""
+PRIOR_ROWS = 20.0
+"""Rows that the latter counts for."""
 YOUNG = 200.0
 """Blocks among which half of what is bet on later beginnings is laid out."""
 _MOST = 0.9
@@ -133,10 +133,10 @@ def beside(own: Trail, other: Trail, allowed: Allowed, *, ratio: float) -> Surge
         allowed: how much higher the own rate may be.
         ratio: rows of the other for an own one, as they are drawn: never by what comes of them.
     """
-    blocks = _cut(own, other, max(1.0, ratio / 2.0))
+    blocks = _cut(own, other, ratio / 2.0)
     if not len(blocks.rows) or allowed.highest <= 0.0:
         return NOTHING
-    reads = [_read_rates(blocks, memory) for memory in MEMORIES]
+    reads = [_read_rates(blocks, memory, before) for memory, before in MEMORIES]
     gains = [
         _gains(blocks, rate, size, allowed, (own.worth, other.worth))
         for rate in reads
@@ -189,13 +189,13 @@ def _running(hit: NDArray[np.bool_]) -> Floats:
     return np.concatenate([[0.0], hit.cumsum(dtype=np.float64)])
 
 
-def _read_rates(blocks: _Blocks, memory: float) -> Floats:
+def _read_rates(blocks: _Blocks, memory: float, before: float) -> Floats:
     """The other's rate before each block, by the blocks before it, shape ``(b,)``."""
     rates, hits, rows = [], 0.0, 0.0
     fade = math.exp(-1.0 / memory)
     counts = zip(blocks.other_hits.tolist(), blocks.other_rows.tolist(), strict=True)
     for more_hits, more_rows in counts:
-        rates.append((hits + PRIOR_HITS) / (rows + PRIOR_ROWS))
+        rates.append((hits + before * PRIOR_ROWS) / (rows + PRIOR_ROWS))
         kept = fade**more_rows
         hits, rows = kept * hits + more_hits, kept * rows + more_rows
     return np.array(rates)

@@ -20,14 +20,15 @@ SKEW = timedelta(minutes=10)
 _NEWEST = """
 WITH newest AS MATERIALIZED (
   SELECT decision_id, project_id, policy_id, version, variant, coalesce(unit, session_id) AS unit,
-         at, action, propensity,
+         at, action, propensity, mode,
          shadows -> CAST(:shadow AS text) AS shadow, context ->> CAST(:segment AS text) AS segment
   FROM decisions
   WHERE policy_id = :policy AND decision_id >= :first AND serial >= :serial
     AND mode NOT IN ('fallback', 'shadow') AND {which}
   ORDER BY decision_id DESC LIMIT :limit
 ) SELECT n.decision_id, n.version, n.variant, n.unit, n.at, n.action, n.propensity, n.shadow,
-         n.segment, o."values" AS outcome, i.reward, i."values" AS joined, {said} AS said
+         n.segment, o."values" AS outcome, i.reward, i."values" AS joined, {said} AS said,
+         n.mode = 'retry' AS again
 FROM newest n
 LEFT JOIN LATERAL (
   SELECT "values" FROM outcomes
@@ -49,7 +50,10 @@ _SAID = """(
   ) g
 )"""
 
-_OF_SPLIT = "split = :split AND (variant = :variant OR unit < :cut)"
+_OF_VARIANT = "split = :split AND variant = :variant"
+_OF_SHARE = _OF_VARIANT + " AND unit < :cut"
+_LITERAL = ("split", "variant", "cut")
+"""Given as they are, so that a plan may use the canary's partial index whatever it is kept for."""
 _OF_VERSION = "version = :version"
 
 
@@ -84,6 +88,7 @@ class StageRow:
     reward: float | None
     joined: dict[str, float] | None
     said: dict[str, float] | None
+    again: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +118,12 @@ def of_split(
     variant: str,
     share: float = 1.0,
 ) -> list[StageRow]:
-    """Decisions of one variant of a split, and of ``share`` of the others' units, newest first."""
-    cut = f"{int(share * 2**64):016x}" if share < 1 else "g"
-    given = {"split": split, "variant": variant, "cut": cut}
-    return _read(connection, policy, span, asked, (_OF_SPLIT, given))
+    """Decisions of ``share`` of a variant's units, newest first."""
+    given = {"split": split, "variant": variant}
+    if share >= 1:
+        return _read(connection, policy, span, asked, (_OF_VARIANT, given))
+    cut = f"{int(share * 2**64):016x}"
+    return _read(connection, policy, span, asked, (_OF_SHARE, {**given, "cut": cut}))
 
 
 def of_version(
@@ -135,7 +142,12 @@ def _read(
 ) -> list[StageRow]:
     condition, given = which
     said = _SAID if asked.metrics else "NULL"
-    statement = sa.text(_NEWEST.format(which=condition, said=said))
+    literal: list[sa.BindParameter[str]] = [
+        sa.bindparam(name, type_=sa.String, literal_execute=True)
+        for name in _LITERAL
+        if name in given
+    ]
+    statement = sa.text(_NEWEST.format(which=condition, said=said)).bindparams(*literal)
     rows = connection.execute(
         statement,
         {

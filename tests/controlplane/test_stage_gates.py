@@ -13,6 +13,7 @@ from controlplane.stage_numbers import (
     Excess,
     Shadowed,
     Side,
+    Sudden,
     excess,
     gain,
     lately,
@@ -26,6 +27,8 @@ ERROR = Guardrail("error", "rate", margin=0.02)
 COST = Guardrail("cost_usd", "mean", margin=0.5, relative=True)
 SLOW = Guardrail("latency_s", "p95", margin=0.5, relative=True)
 
+QUIET = Sudden(0.5, 4.6, 0.01, 0.01, 0, 0, 0.99)
+
 
 def known(name: str, value: float, half: float = 0.01) -> Excess:
     return Excess(name, 0.5 + value, 0.5, value, value - half, value + half, 500, 500, 0.99)
@@ -35,7 +38,7 @@ def canary(**fields: Any) -> Canary:
     given = {
         "decisions": 500, "rewarded": 500, "strayed": 0, "loss": known("reward", -0.05),
         "guardrails": ((ERROR, known("error", -0.02)), (COST, known("cost_usd", -0.1))),
-        "segments": (known("maths", -0.1),), "lately": known("error lately", -0.02),
+        "segments": (known("maths", -0.1),), "lately": QUIET,
         "error": (0.0, 0.03), "last": False,
     }  # fmt: skip
     return Canary(**{**given, **fields})
@@ -70,7 +73,7 @@ def test_a_canary_that_is_better_in_all_passes() -> None:
         ({"guardrails": ((ERROR, known("error", 0.02)),)}, "error_not_broken"),
         ({"guardrails": ((COST, known("cost_usd", 0.3)),)}, "cost_usd_not_broken"),
         ({"segments": (known("maths", 0.07),)}, "harm maths_not_worse"),
-        ({"lately": known("error lately", 0.3)}, "error lately_not_broken"),
+        ({"lately": replace(QUIET, evidence=5.0, rows=30)}, "error lately_not_broken"),
         ({"error": (0.25, 0.4), "guardrails": ()}, "errors_at_all"),
         ({"strayed": 20}, "strayed"),
     ],
@@ -209,40 +212,54 @@ def test_a_segment_that_loses_is_found_and_small_ones_are_left_out() -> None:
 
 
 def test_what_breaks_after_a_long_quiet_time_is_found_in_the_newest_decisions() -> None:
-    control, new = side(10_000, error=0.01), side(5_000, seed=1, error=0.01)
-    broken = new.values["error"].copy()
-    broken[:80] = np.random.default_rng(2).random(80) < 0.3  # the newest come first
-    new = replace(new, values={**new.values, "error": broken})
-    args: dict[str, Any] = {"better": "low", "planned_rows": 1.0}
-    whole = excess(ERROR, new, control, level=0.999, **args)
+    control, new = side(50_000, error=0.01), side(5_000, seed=1, error=0.01)
+    new = replace(new, at=10.0 * new.at)
+    whole = excess(ERROR, broken(new, 80), control, better="low", level=0.999, planned_rows=1.0)
+    for ratio in (10.0, None):
+        assert not lately(ERROR, new, control, level=0.999, ratio=ratio).sure
+        newest = lately(ERROR, broken(new, 80), control, level=0.999, ratio=ratio)
+        assert whole.low < 0
+        assert newest.sure
+        assert newest.rows <= 100
+        assert newest.canary > 0.2
 
-    def look(a: Side, b: Side, level: float) -> Excess:
-        return excess(ERROR, a, b, level=level, **args)
 
-    newest = lately(look, new, control, level=0.999, alongside=False)
-    assert whole.low < 0 < newest.low
+def broken(new: Side, newest: int) -> Side:
+    """Of whom the newest decisions, which come first, fail at 30 %."""
+    failed = new.values["error"].copy()
+    failed[:newest] = np.random.default_rng(2).random(newest) < 0.3
+    return replace(new, values={**new.values, "error": failed})
+
+
+def test_a_surge_of_what_is_told_alone_waits_for_the_pending_ones() -> None:
+    """Failures come at once and successes late: of 40 young decisions 4 are told, all failures."""
+    control, new = side(4_000, error=0.05), side(400, seed=1, error=0.05)
+    new = replace(new, at=10.0 * new.at)
+    told = new.values["error"].copy()
+    told[:40] = np.where(np.arange(40) % 10, np.nan, 1.0)
+    young = replace(new, values={"error": told}, pending=np.isnan(told))
+    lost = replace(young, pending=np.zeros(400, dtype=np.bool_))
+    pending, gone = (lately(ERROR, one, control, level=0.9, ratio=10.0) for one in (young, lost))
+    assert pending.evidence < gone.evidence
+    assert not pending.sure
 
 
 def test_equal_versions_are_hardly_ever_sent_back_by_what_they_did_lately() -> None:
-    """At a level of 95 % and 10 looks each: at most 5 % expected, 12 of 100 by chance 1 in 200."""
+    """At a level of 95 %: at most 5 % expected, 12 of 100 by chance 1 in 200."""
     alarms = 0
     for seed in range(100):
         new, control = side(1_000, seed=seed, error=0.1), side(2_000, seed=seed + 500, error=0.1)
-
-        def look(a: Side, b: Side, level: float) -> Excess:
-            return excess(
-                Guardrail("error", "rate"), a, b, better="low", level=level, planned_rows=1.0
-            )
-
-        for upto in range(100, 1_001, 100):
-            rows = np.arange(1_000 - upto, 1_000)
-            part = Side(
-                new.unit[rows], new.at[rows], new.pending[rows],
-                {"error": new.values["error"][rows]}, new.reward[rows], (),
-            )  # fmt: skip
-            found = lately(look, replace(part, segment=[""] * upto), control,
-                           level=0.95, alongside=False)  # fmt: skip
-            if found.low > 0:
-                alarms += 1
-                break
+        new = replace(new, at=2.0 * new.at)
+        found = lately(Guardrail("error", "rate"), new, control, level=0.95, ratio=2.0)
+        alarms += found.sure
     assert alarms <= 12
+
+
+def test_no_surge_is_sure_where_everything_is_allowed_or_nothing_is_known() -> None:
+    control, new = side(200), side(100, error=1.0)
+    lenient = Guardrail("error", "rate", margin=2.0)
+    assert not lately(lenient, new, control, level=0.5, ratio=2.0).sure
+    assert not lately(ERROR, side(0), side(0), level=0.5, ratio=2.0).sure
+    assert lately(ERROR, side(0), side(0), level=0.5, ratio=None).as_json()["canary"] is None
+    relative = Guardrail("error", "rate", margin=1.0, relative=True)
+    assert lately(relative, new, control, level=0.99, ratio=2.0).sure

@@ -10,21 +10,22 @@ from learners.errors import EstimateError
 from learners.rates import worth
 from learners.surges import Allowed, Surge, Trail, above, beside
 
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
 MARGIN = Allowed(0.02)
 RATIO = 16.0
 ALPHA = 0.05
 
 
-def mixed(
-    seed: int, rows: int, ratio: float = RATIO
-) -> tuple[np.random.Generator, NDArray, NDArray]:
+def mixed(seed: int, rows: int, ratio: float = RATIO) -> tuple[np.random.Generator, Floats, Bools]:
     """When requests come, in parts of all, and which of them are the own ones."""
     rng = np.random.default_rng(seed)
     at = np.sort(rng.random(int(rows * (1.0 + ratio))))
     return rng, at, rng.random(len(at)) < 1.0 / (1.0 + ratio)
 
 
-def seen(at: NDArray, own: NDArray, hit: NDArray, **more: float) -> Surge:
+def seen(at: Floats, own: Bools, hit: Bools, **more: float) -> Surge:
     return beside(
         Trail(hit[own], at[own]), Trail(hit[~own], at[~own]), MARGIN, ratio=more.get("ratio", RATIO)
     )
@@ -65,23 +66,23 @@ def test_where_and_how_much_it_surged_is_told() -> None:
 def test_failures_that_are_just_allowed_hardly_ever_alarm_at_any_look(
     base: float, ratio: float
 ) -> None:
-    """Nominal 5 % of 200 streams: more than 17 alarms come by luck in 1 of 100 at most."""
+    """Nominal 5 % of 200 streams: more than 18 alarms come by luck in 1 of 100 at most."""
     found = 0
     for seed in range(200):
         rng, at, own = mixed(seed, 600, ratio)
         hit = rng.random(len(at)) < np.where(own, base + 0.02, base)
         found += alarms(seen(at, own, hit, ratio=ratio))
-    assert found <= 17
+    assert found <= 18
 
 
 def test_an_outage_of_both_sides_is_no_surge_of_one() -> None:
-    """Nominal 5 % of 200 streams: more than 17 alarms come by luck in 1 of 100 at most."""
+    """Nominal 5 % of 200 streams: more than 18 alarms come by luck in 1 of 100 at most."""
     found = 0
     for seed in range(200):
         rng, at, own = mixed(seed, 600)
         out = np.where((at > 0.5) & (at < 0.55), 0.9, 0.01)
         found += alarms(seen(at, own, rng.random(len(at)) < out))
-    assert found <= 17
+    assert found <= 18
 
 
 def test_sessions_that_fail_as_a_whole_count_as_one_failure_each() -> None:
