@@ -26,6 +26,7 @@ from edge.policies import Policies
 from edge.probes import Probes
 from edge.proxy import Proxy
 from edge.puller import Puller
+from edge.reading import Reader, open_reader
 from edge.relay import Relay
 from edge.reporter import Reporter
 from edge.settings import Settings, public_key
@@ -71,6 +72,7 @@ class Parts:
     upstream: Upstream
     answers: Answers
     dispatcher: Dispatcher
+    reader: Reader
 
 
 @asynccontextmanager
@@ -78,6 +80,7 @@ async def running(settings: Settings, environ: Mapping[str, str]) -> AsyncIterat
     """The application with everything behind it at work; ``environ`` holds the arms' keys.
 
     Raises:
+        SignalsError: The models that the settings name cannot be used.
         SpoolError: Another edge uses the data folder.
     """
     async with _control_session(settings) as control, _arms_session(settings) as arms:
@@ -149,6 +152,7 @@ def assemble(
         upstream=upstream,
         answers=answers,
         dispatcher=_dispatcher(settings, upstream, ledger, metrics, answers),
+        reader=open_reader(settings, metrics),
     )
 
 
@@ -169,7 +173,9 @@ def application(parts: Parts) -> web.Application:
         middlewares=[as_problems, keys.check, gate.count, bodies.read],
         client_max_size=settings.max_body_bytes,
     )
-    decider = Decider(parts.policies, parts.ledger, parts.metrics, now=now, new_id=new_id)
+    decider = Decider(
+        parts.policies, parts.ledger, parts.metrics, parts.reader, now=now, new_id=new_id
+    )
     relay = Relay(
         parts.upstream,
         parts.metrics,
@@ -182,6 +188,7 @@ def application(parts: Parts) -> web.Application:
         relay,
         parts.metrics,
         parts.dispatcher,
+        reader=parts.reader,
         retries=settings.retries,
         now=now,
         new_id=new_id,

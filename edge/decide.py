@@ -10,13 +10,14 @@ import msgspec
 from aiohttp import web
 
 from edge.errors import ProblemError, invalid, not_json
+from edge.heads import held, permitted
 from edge.ledger import Answered, Ledger, check_id, reward_deadline
 from edge.metrics import Metrics
 from edge.policies import Policies
 from edge.preference import MAX_NAME as MAX_PART_NAME
 from edge.preference import MAX_PARTS
+from edge.reading import Reader
 from edge.router import Decision, NoArmError, decide, eligible_arms
-from kernels.signals import text as signals
 from learners.bundle import Bundle
 from learners.errors import LearnersError
 from learners.ids import parse, time_of
@@ -59,11 +60,13 @@ class Decider:
         policies: Policies,
         ledger: Ledger,
         metrics: Metrics,
+        reader: Reader,
         *,
         now: Callable[[], datetime],
         new_id: Callable[[datetime], str],
     ) -> None:
         """``now`` and ``new_id`` are the clock and the source of decision ids."""
+        self._reader = reader
         self._policies = policies
         self._ledger = ledger
         self._metrics = metrics
@@ -74,26 +77,31 @@ class Decider:
         """Answer with a choice, and log it unless it is deferred."""
         asked = read_asked(await request.read())
         seen = _seen(asked)
-        answer = None
-        if asked.decision_id is not None:
-            answer = self._ledger.recall(asked.decision_id, seen)
+        answer = self._recall(asked, seen)
         if answer is None:
-            answer = self._choose(asked, seen)
+            bundle = self._policies.bundle(asked.policy)
+            context = await self._reader.read(bundle, messages_of(asked), read_context(asked))
+            # Another request may have made the same decision while this one was read.
+            answer = self._recall(asked, seen) or self._choose(asked, seen, bundle, context)
         return web.Response(body=answer, content_type="application/json")
 
-    def _choose(self, asked: Asked, seen: bytes) -> bytes:
-        bundle = self._policies.bundle(asked.policy)
+    def _recall(self, asked: Asked, seen: bytes) -> bytes | None:
+        if asked.decision_id is None:
+            return None
+        return self._ledger.recall(asked.decision_id, seen)
+
+    def _choose(self, asked: Asked, seen: bytes, bundle: Bundle, context: Context) -> bytes:
         now = self._now()
         _check_time(asked.decision_id, now)
+        guards = held(bundle, context)
+        names = eligible_arms(bundle, actions=asked.actions, excluded=asked.excluded_actions)
         try:
             decision = decide(
                 bundle,
-                read_context(asked),
+                context,
                 decision_id=asked.decision_id or self._new_id(now),
                 at=now,
-                eligible=eligible_arms(
-                    bundle, actions=asked.actions, excluded=asked.excluded_actions
-                ),
+                eligible=permitted(bundle, guards, names),
                 session_id=asked.session_id,
                 episode_id=asked.episode_id,
                 user=asked.user_id,
@@ -103,6 +111,7 @@ class Decider:
         except NoArmError as error:
             raise invalid("actions", asked.actions, str(error)) from error
         self._metrics.count_asked(bundle, decision)
+        self._metrics.count_guarded(bundle.policy, guards)
         if asked.defer_activation:
             self._ledger.defer(decision)
         else:
@@ -187,16 +196,12 @@ def _seen(asked: Asked) -> bytes:
 
 
 def read_context(asked: Asked) -> Context:
-    """The features: those of the input's text, and over them those that the application gave.
+    """The features that the application gave.
 
     Raises:
         ProblemError: A feature is none that a context may hold (422).
     """
     found: dict[str, ContextValue] = {}
-    if asked.input is not None:
-        text = asked.input
-        messages = [{"role": "user", "content": text}] if isinstance(text, str) else text
-        found.update(signals.read_messages(messages))
     given = asked.context or {}
     if len(given) > MAX_FEATURES:
         raise invalid("context", f"{len(given)} features", f"give at most {MAX_FEATURES}")
@@ -207,6 +212,13 @@ def read_context(asked: Asked) -> Context:
     if len(msgspec.json.encode(given)) > MAX_CONTEXT_BYTES:
         raise invalid("context", f"{len(given)} features", f"at most {MAX_CONTEXT_BYTES} bytes")
     return found
+
+
+def messages_of(asked: Asked) -> Sequence[object] | None:
+    """The messages whose signals are to be read; None where there are none."""
+    if isinstance(asked.input, str):
+        return [{"role": "user", "content": asked.input}]
+    return asked.input
 
 
 def _preference(asked: Mapping[str, float]) -> dict[str, float]:

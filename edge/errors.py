@@ -24,6 +24,10 @@ class SpoolError(EdgeError):
     """The spool's folder cannot be used."""
 
 
+class SignalsError(EdgeError):
+    """The models that the settings name cannot be used."""
+
+
 class UpstreamError(EdgeError):
     """An arm failed before it had answered; ``reason`` is a short word for the metrics.
 

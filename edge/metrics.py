@@ -1,11 +1,13 @@
 """What an edge counts, for Prometheus."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from edge.router import Decision
 from learners.bundle import Bundle
+from learners.head_bank import HeadGuard
 
 MAX_VARIANTS = 512
 """Variants that are counted by name: experiments come and go, and labels stay."""
@@ -31,6 +33,11 @@ class Metrics:
     cancelled: Counter = field(init=False)
     estimated: Counter = field(init=False)
     nacks: Counter = field(init=False)
+    provider_fallbacks: Counter = field(init=False)
+    signals_late: Counter = field(init=False)
+    heads_unread: Counter = field(init=False)
+    guarded: Counter = field(init=False)
+    signal_seconds: Histogram = field(init=False)
     requests: Gauge = field(init=False)
     spool_lines: Gauge = field(init=False)
     spool_bytes: Gauge = field(init=False)
@@ -46,6 +53,14 @@ class Metrics:
             self._set(name, Counter(f"pointsman_edge_{name}", text, labels, registry=self.registry))
         for name, metric, labels, text in _GAUGES:
             self._set(name, Gauge(f"pointsman_edge_{metric}", text, labels, registry=self.registry))
+        read = Histogram(
+            "pointsman_edge_signal_seconds",
+            "Time to read a request's signals with models, by the tiers that were read",
+            ("tiers",),
+            buckets=_SIGNAL_BUCKETS,
+            registry=self.registry,
+        )
+        self._set("signal_seconds", read)
 
     def count_asked(self, bundle: Bundle, decision: Decision) -> None:
         """Whom a decision's bundle had asked: who failed, and which shadows agree."""
@@ -61,6 +76,11 @@ class Metrics:
             agrees = "1" if shadow.action == decision.action else "0"
             self.shadow_choices.labels(policy, agrees).inc()
 
+    def count_guarded(self, policy: str, guards: Sequence[HeadGuard]) -> None:
+        """A decision for which guards held."""
+        for guard in guards:
+            self.guarded.labels(policy, guard.head).inc()
+
     def count_variant(self, policy: str, split: str, variant: str) -> None:
         """A decision of a split's variant."""
         labels = (policy, split, variant)
@@ -70,7 +90,7 @@ class Metrics:
             self._counted.add(labels)
         self.variant_decisions.labels(*labels).inc()
 
-    def _set(self, name: str, collector: Counter | Gauge) -> None:
+    def _set(self, name: str, collector: Counter | Gauge | Histogram) -> None:
         object.__setattr__(self, name, collector)
 
 
@@ -105,7 +125,12 @@ _COUNTERS = (
     ("cancelled", (), "Requests that the client gave up"),
     ("estimated", (), "Outcomes whose tokens are estimated, as the stream held no usage"),
     ("nacks", ("policy",), "Bundles refused"),
+    ("provider_fallbacks", ("provider",), "Providers that were passed over for the encoder"),
+    ("signals_late", ("tier",), "Tiers of signals that were left out for time"),
+    ("heads_unread", ("policy", "head"), "Contexts without the vector that a head reads"),
+    ("guarded", ("policy", "head"), "Requests for which a head's guard held arms back"),
 )
+_SIGNAL_BUCKETS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.015, 0.03, 0.06, 0.25)
 _GAUGES = (
     ("requests", "requests_in_flight", (), "Requests being served"),
     ("spool_lines", "spool_lines", (), "Lines waiting for upload"),

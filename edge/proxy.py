@@ -19,14 +19,15 @@ from edge.chat import ROUTE, Chat, read_chat
 from edge.dispatch import Dispatcher, Ticket
 from edge.errors import ProblemError, UpstreamError, invalid
 from edge.headers import decision_headers, model_header
+from edge.heads import held, permitted
 from edge.ledger import Ledger
 from edge.metrics import Metrics
 from edge.policies import Policies
 from edge.preference import HEADER
+from edge.reading import Reader
 from edge.relay import Attempt, Relay
 from edge.router import Decision, NoArmError, decide
 from edge.usage import Meter, count_chars
-from kernels.signals import text as signals
 from learners.bundle import Bundle
 from learners.errors import ContextError, LearnersError
 from learners.preferences import PREFIX
@@ -48,6 +49,7 @@ class Proxy:
         metrics: Metrics,
         dispatcher: Dispatcher,
         *,
+        reader: Reader,
         retries: int,
         now: Callable[[], datetime],
         new_id: Callable[[datetime], str],
@@ -58,6 +60,7 @@ class Proxy:
         self._relay = relay
         self._metrics = metrics
         self._dispatcher = dispatcher
+        self._reader = reader
         self._retries = retries
         self._now = now
         self._new_id = new_id
@@ -110,7 +113,8 @@ class Proxy:
         self, request: web.Request, chat: Chat, bundle: Bundle, tickets: list[Ticket]
     ) -> web.StreamResponse:
         """Try arms until one serves; what is to go to shadows' arms too is added to ``tickets``."""
-        context = {**signals.read_messages(chat.messages), **chat.preference}
+        context = await self._reader.read(bundle, chat.messages, chat.preference)
+        self._metrics.count_guarded(bundle.policy, held(bundle, context))
         failed: Failures = []
         made: list[Decision] = []
         headers: dict[str, str] = {}
@@ -145,13 +149,14 @@ class Proxy:
         """The next decision for a request; those ``made`` before it have failed."""
         at = self._now()
         tried = {one.action for one in made}
+        able = [a.name for a in bundle.arms if a.endpoint and a.name not in tried]
         try:
             return decide(
                 bundle,
                 context,
                 decision_id=self._new_id(at),
                 at=at,
-                eligible=[a.name for a in bundle.arms if a.endpoint and a.name not in tried],
+                eligible=permitted(bundle, held(bundle, context), able, tried=bool(tried)),
                 retry_of=made[-1].decision_id if made else None,
                 session_id=chat.session_id,
                 episode_id=chat.episode_id,

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from edge.backoff import Backoff
 from edge.control_plane import ControlPlane, Download
 from edge.errors import ControlPlaneError, TooLargeError
+from edge.heads import bank_of
 from edge.metrics import Metrics
 from edge.policies import Fault, Nack, Policies
 from edge.shelf import Shelf
@@ -56,6 +57,7 @@ def _examine(data: bytes, trusted: Sequence[Ed25519PublicKey], policy: str) -> B
             "the bundle has no golden vector, so nothing shows that it computes here"
         )
     bundle.self_test()
+    bank_of(bundle.heads)
     # Computed here, in a thread, rather than in the first request's way.
     assert bundle.digest  # noqa: S101
     return bundle

@@ -44,6 +44,13 @@ class Settings(BaseSettings):
     client_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
 
+    models: Path | None = None
+    providers: Annotated[tuple[str, ...], NoDecode] = ()
+    require_provider: str | None = None
+    static_budget_s: float = Field(0.015, ge=0, lt=60)
+    encoder_budget_s: float = Field(0.015, ge=0, lt=60)
+    reask_budget_s: float = Field(0.008, ge=0, lt=60)
+
     retries: int = Field(2, ge=0, le=5)
     max_requests: int = Field(1024, ge=1)
     max_body_bytes: int = Field(16 * MIB, ge=1024)
@@ -61,7 +68,7 @@ class Settings(BaseSettings):
     backoff_max_s: float = Field(30.0, gt=0)
     shutdown_s: float = Field(10.0, ge=0)
 
-    @field_validator("trusted_keys", "policies", "client_keys", mode="before")
+    @field_validator("trusted_keys", "policies", "client_keys", "providers", mode="before")
     @classmethod
     def _lists(cls, value: object) -> object:
         return _split(value)
