@@ -7,7 +7,7 @@ interpreter, which multiplies bfloat16 as if its bits were integers.
 """
 
 # mypy: allow-untyped-defs, allow-untyped-decorators, allow-incomplete-defs
-# ruff: noqa: ANN001, PLR0917 -- Triton reads the arguments' types from each call, and their order
+# ruff: noqa: ANN001, ANN202, PLR0917 -- Triton reads types from each call, and takes arguments so
 
 import triton
 import triton.language as tl
@@ -44,8 +44,7 @@ def flash_attention(
         q = q.to(tl.float32)
 
     # A query sees `span` keys from `lowest` on: one comparison of unsigned numbers, not three.
-    lowest = tl.maximum(places - window, 0)
-    span = tl.maximum(tl.minimum(places + window + 1, length) - lowest, 0)
+    lowest, span = _span(places, window, length)
     highest = tl.full([queries], float("-inf"), dtype=tl.float32)
     total = tl.zeros([queries], dtype=tl.float32)
     mixed = tl.zeros([queries, head_dim], dtype=tl.float32)
@@ -64,12 +63,7 @@ def flash_attention(
         scores = tl.dot(q, tl.trans(k), input_precision=precision) * scale
         seen = (others[None, :] - lowest[:, None]).to(tl.uint32) < span[:, None].to(tl.uint32)
         scores = tl.where(seen, scores, float("-inf"))
-
-        higher = tl.maximum(highest, tl.max(scores, 1))
-        # A row that has seen no key yet has a maximum of −∞, and −∞ − −∞ is nan.
-        level = tl.where(higher == float("-inf"), 0.0, higher)
-        weights = tl.exp2(scores - level[:, None])
-        kept = tl.exp2(highest - level)
+        weights, kept, highest = _soften(scores, highest)
         total = total * kept + tl.sum(weights, 1)
         v = tl.load(value + base + at)
         weights = weights.to(v.dtype)
@@ -78,9 +72,24 @@ def flash_attention(
             v = v.to(tl.float32)
         mixed = mixed * kept[:, None]
         mixed = tl.dot(weights, v, mixed, input_precision=precision)
-        highest = higher
 
     mixed = mixed / tl.where(total == 0.0, 1.0, total)[:, None]
     mixed = tl.where((places < length)[:, None], mixed, 0.0)
     out_at = places[:, None] * head_dim + dims[None, :]
     tl.store(out + base + out_at, mixed.to(out.dtype.element_ty), mask=(places < tokens)[:, None])
+
+
+@triton.jit
+def _soften(scores, highest):
+    """Weights of a block, what earlier weights are scaled by, and the new maximum of each row."""
+    higher = tl.maximum(highest, tl.max(scores, 1))
+    # A row that has seen no key yet has a maximum of −∞, and −∞ − −∞ is nan.
+    level = tl.where(higher == float("-inf"), 0.0, higher)
+    return tl.exp2(scores - level[:, None]), tl.exp2(highest - level), higher
+
+
+@triton.jit
+def _span(places, window, length):
+    """The first key that each query sees, and how many it sees from there on."""
+    lowest = tl.maximum(places - window, 0)
+    return lowest, tl.maximum(tl.minimum(places + window + 1, length) - lowest, 0)
