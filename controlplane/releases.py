@@ -58,8 +58,8 @@ from storage.policies import StoredPolicy
 from storage.releases import StoredRelease
 from storage.versions import StoredBundle, StoredVerdict
 
-LOOK_S = 2.0
-COST_FACTOR = 10.0
+LOOK_S = 1.0
+COST_FACTOR = 5.0
 """A look costs at most this part of the time until the next one."""
 MOST_FAILED = 5
 """Looks in a row that may fail; then nobody can say that the version does no harm."""
@@ -281,7 +281,7 @@ def _failed(means: Means, release: StoredRelease, error: str) -> None:
     if failed >= MOST_FAILED:
         send_back(means, release, f"{failed} looks in a row have failed: {error[:500]}")
         return
-    look_at = (means.now + timedelta(seconds=LOOK_S**failed)).isoformat()
+    look_at = (means.now + timedelta(seconds=2.0**failed)).isoformat()
     state = {**release.state, "failed": failed, "look_at": look_at}
     stored.put_release(means.connection, replace(release, state=state))
 
