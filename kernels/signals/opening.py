@@ -83,6 +83,8 @@ def open_pipeline(
         budgets=budgets,
         wanted=wanted,
     )
+    # What is opened at its first use, such as the language model, is open before the first request.
+    pipeline.read([{"role": "user", "content": "Is all of it open now?"}])
     return Opened(pipeline, proven.provider, proven.fallbacks)
 
 

@@ -3,15 +3,16 @@
 =========  ====================================================  ===========================
 tier       what                                                  read off
 =========  ====================================================  ===========================
-text       numbers, flags, hashed words; no model                all that the user said
+text       numbers, flags, hashed words, language, personal      all that the user said
+           data, suspicion, hashed grams; no model
 static     mean of token vectors (:mod:`kernels.signals.static`)  the last turn, compressed
 encoder    one MiniLM pass for all heads                         the same, its first tokens
 =========  ====================================================  ===========================
 
-The encoder costs most by far, so the last turn alone goes through it, and a long one is compressed
-first. What must not miss a sentence (suspicion, hashed grams) reads the full text in the first
-tier. Earlier turns are compared with the last one where their vectors are kept, or the budget
-allows another pass.
+The encoder costs most by far, so the last turn alone goes through it; a long one is compressed
+first, and of that half as many tokens are read. What must not miss a sentence (personal data,
+suspicion) reads the full text in the first tier, which no budget shortens. Earlier turns are
+compared with the last one where their vectors are kept, or the budget allows another pass.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -21,12 +22,16 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.compress import compress
-from kernels.segments import estimate_tokens
-from kernels.signals import grams, reask, text
+from kernels.compress import compress_segments
+from kernels.intake import Early
+from kernels.segments import Segments, split
+from kernels.signals import grams, language, personal, reask, suspicion, text
 from kernels.signals.encoder import CAP, Encoder
 from kernels.signals.heads import HeadBank
+from kernels.signals.language import Language
+from kernels.signals.personal import Personal
 from kernels.signals.static import StaticTable
+from kernels.signals.suspicion import Suspicion
 from kernels.signals.tokens import MAX_TOKENS, Tokens
 
 Floats = NDArray[np.float32]
@@ -34,6 +39,12 @@ Value = float | str | bool | list[float]
 Signals = dict[str, Value]
 SHORT = 4 * CAP
 """Characters that surely need no compression."""
+LONG_CAP = 64
+"""Tokens of a compressed text that the encoder reads."""
+MAX_CHARS = 262_144
+"""Characters of a turn that are compressed: the rest of a longer one is in no vector but grams'."""
+PERSONAL = 0.5
+"""Score from which a text counts as personal."""
 VECTORS = ("grams", "static", "embedding", "joint")
 """Names of the vectors; ``joint`` is the embedding followed by the static vector."""
 
@@ -106,23 +117,35 @@ class Pipeline:
             clock=self._clock,
         )
 
-    def read(self, messages: Sequence[object]) -> Signals:
+    def read(self, messages: Sequence[object], early: Early | None = None) -> Signals:
         """The signals of an OpenAI chat request's ``messages``.
 
+        Args:
+            messages: as they came.
+            early: what was read of the same text while it came (:mod:`kernels.intake`), which is
+                then not read again.
+
         Returns:
-            The first tier's values; ``tiers``, those that were read, and ``tiers.late``, those
-            that were left out for time, with commas; the wanted vectors; ``reask`` and
-            ``reask.cosine`` where the encoder was read; and what :meth:`HeadBank.read` returns.
+            The first tier's values: those of :func:`kernels.signals.text.read_messages`,
+            ``language``, ``suspicion`` (0 to 1), ``personal``, ``personal.score`` and a flag
+            ``personal.<kind>`` for each kind that was found. Then ``tiers``, those that were
+            read, and ``tiers.late``, those that were left out for time, with commas; the wanted
+            vectors; ``reask`` and ``reask.cosine`` where the encoder was read; and what
+            :meth:`HeadBank.read` returns.
         """
         run = _Run(self._clock, self._clock())
         turns, _ = text.user_turns(messages)
+        whole = "\n".join(turns)
+        # One division into sentences serves all who need one.
+        segments = split(whole) if early is None and 0 < len(whole) <= MAX_CHARS else None
         found: Signals = {**text.read_messages(messages)}
+        found.update(_read_text(whole, segments) if early is None else _told(early))
         vectors: dict[str, Floats] = {}
         if "grams" in self._used:
             size = self._heads.dimensions.get("grams", grams.SIZE)
-            vectors["grams"] = grams.read("\n".join(turns), size=size)
+            vectors["grams"] = grams.read(whole, size=size)
         if turns and (self._table is not None or self._encoder is not None):
-            self._read_models(turns, run, vectors, found)
+            self._read_models(turns, segments if len(turns) == 1 else None, run, vectors, found)
         for name in self._wanted & vectors.keys():
             found[name] = half(vectors[name])
         found.update(self._heads.read(vectors))
@@ -131,18 +154,23 @@ class Pipeline:
         return found
 
     def _read_models(
-        self, turns: Sequence[str], run: "_Run", vectors: dict[str, Floats], found: Signals
+        self,
+        turns: Sequence[str],
+        segments: Segments | None,
+        run: "_Run",
+        vectors: dict[str, Floats],
+        found: Signals,
     ) -> None:
         assert self._tokens is not None  # noqa: S101 — no table and no encoder without it
         wants_static = bool(self._used & {"static", "joint"})
         wants_encoder = self._encoder is not None and bool(self._used & {"embedding", "joint"})
         if not wants_static and not wants_encoder:
             return
-        ids = self._tokens.ids(_shortened(turns[-1]))
+        ids, cap = _ids(turns[-1], self._tokens, segments)
         if self._table is not None and wants_static and run.begin("static", self._budgets.static_s):
             vectors["static"] = self._table.embed(ids)
         if wants_encoder and run.begin("encoder", self._budgets.encoder_s):
-            vectors["embedding"] = self._embed(ids, turns, run, found)
+            vectors["embedding"] = self._embed(self._tokens.framed(ids, cap), turns, run, found)
         if {"static", "embedding"} <= vectors.keys() and "joint" in self._used:
             vectors["joint"] = np.concatenate([vectors["embedding"], vectors["static"]])
 
@@ -152,10 +180,10 @@ class Pipeline:
         """The last turn's vector, and what it says of the turns before."""
         assert self._tokens is not None  # noqa: S101 — as above
         assert self._encoder is not None  # noqa: S101 — as above
-        current = self._encoder.embed([self._tokens.framed(ids, CAP)])[0]
+        current = self._encoder.embed([ids])[0]
         earlier: list[Floats] = []
         for turn in reversed(turns[-1 - reask.TURNS : -1]):
-            before = self._tokens.framed(self._tokens.ids(_shortened(turn)), CAP)
+            before = self._tokens.framed(*_ids(turn, self._tokens))
             if self._encoder.knows(before) or run.elapsed() < self._budgets.reask_s:
                 earlier.extend(self._encoder.embed([before]))
         cosine = reask.nearest(current, earlier)
@@ -188,8 +216,31 @@ def half(vector: Floats) -> list[float]:
     return rounded
 
 
-def _shortened(turn: str) -> str:
-    """What is left for the vectors of a text: its gist where it is long."""
-    if len(turn) <= SHORT or estimate_tokens(turn) <= MAX_TOKENS:
-        return turn
-    return compress(turn, budget=MAX_TOKENS).text
+def _read_text(whole: str, segments: Segments | None) -> Signals:
+    """What needs no model and must see every character, but for the language."""
+    private = personal.read(whole, segments)
+    suspect = suspicion.read(whole, segments)
+    return _first(language.read(whole), private, suspect)
+
+
+def _told(early: Early) -> Signals:
+    return _first(early.language, early.personal, early.suspicion)
+
+
+def _first(tongue: Language, private: Personal, suspect: Suspicion) -> Signals:
+    score = private.score
+    found: Signals = {f"personal.{kind}": True for kind in private.counts}
+    found |= {"language": tongue.code, "suspicion": suspect.score}
+    return found | {"personal": score >= PERSONAL, "personal.score": score}
+
+
+def _ids(turn: str, tokens: Tokens, segments: Segments | None = None) -> tuple[list[int], int]:
+    """Token ids of a text or, where it is long, of its gist; and how many the encoder reads."""
+    if len(turn) <= SHORT:
+        return tokens.ids(turn), CAP
+    part = turn[:MAX_CHARS]
+    if segments is None:
+        segments = split(part)
+    if int(segments.tokens.sum()) <= MAX_TOKENS:
+        return tokens.ids(part), CAP
+    return tokens.ids(compress_segments(segments, part, budget=MAX_TOKENS).text), LONG_CAP

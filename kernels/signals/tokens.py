@@ -3,11 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-try:
-    import tokenizers
-except ImportError as missing:  # pragma: no cover — a default install
-    raise ImportError("token ids need tokenizers: pip install 'pointsman[models]'") from missing
-
 MAX_TOKENS = 512
 """Tokens of a text that are read at most, with the two that frame it."""
 CHARS_PER_TOKEN = 8
@@ -18,10 +13,17 @@ class Tokens:
     """MiniLM's WordPiece tokeniser.
 
     Raises:
+        ImportError: tokenizers is not installed: it comes with the extra ``models``.
         ValueError: The file is no tokeniser, or has no frame of [CLS] and [SEP].
     """
 
     def __init__(self, path: Path) -> None:
+        try:
+            import tokenizers  # noqa: PLC0415 — a default install does without
+        except ImportError as error:
+            raise ImportError(
+                "token ids need tokenizers: pip install 'pointsman[models]'"
+            ) from error
         try:
             self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises plain Exception
