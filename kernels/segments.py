@@ -37,6 +37,7 @@ _MARK = bytes(not mark for mark in _table(_WORDS + _WORDS.upper() + _SPACES))
 _STOP = _table(b".!?")
 _CLOSING = np.frombuffer(_table(b"\"')]*"), np.bool_)
 _SPACE = np.frombuffer(_table(_SPACES), np.bool_)
+_LINE = np.frombuffer(_table(b"\r\n"), np.bool_)
 # The wide full stop, exclamation and question mark, as bytes.
 _WIDE_STOPS = ((0xE3, 0x80, 0x82), (0xEF, 0xBC, 0x81), (0xEF, 0xBC, 0x9F))
 
@@ -203,12 +204,14 @@ def _find_bounds(raw: NDArray[np.uint8], stops: Ints, *, plain: bool) -> Ints:
     padded = np.append(raw, np.full(3, 32, np.uint8))
     for _ in range(2):  # quotes and brackets that close belong to the sentence
         stops = stops + _CLOSING[padded[stops]]
-    stops = stops[_SPACE[padded[stops]]]
+    # Before a line's end it is the line that ends the sentence, and of empty lines the last.
+    stops = stops[_SPACE[padded[stops]] & ~_LINE[padded[stops]]]
     if not plain:
         stops = np.concatenate([stops, *(_find_wide(raw, stop) for stop in _WIDE_STOPS)])
     # Short pieces before a stop must not take a line's end with them, so lines are dealt with
     # apart: a list's many short items then end where their line does.
-    lines = _spaced(np.flatnonzero(raw == 10) + 1)
+    lines = np.flatnonzero(raw == 10) + 1
+    lines = _spaced(lines[~_LINE[padded[lines]]])
     cuts = np.unique(np.concatenate((lines, stops)))
     cuts = cuts[(np.diff(cuts, prepend=0) >= SHORTEST) | np.isin(cuts, lines, assume_unique=True)]
     cuts = cuts[(cuts > 0) & (cuts < len(raw))]
