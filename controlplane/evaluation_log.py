@@ -174,41 +174,22 @@ def read(
     cutoff = max(one.data_to for one in both)
     after = max(cutoff, upto - min(MAX_ROWS, config.max_interactions))
     stored = policies.newest_reward(connection, policy.id)
-    version = stored[0] if stored else 0
+    part = _Part(policy, (after, upto), stored[0] if stored else 0)
     reward = RewardFunction.from_json(stored[1]) if stored else None
-    batches = stream(
-        connection,
-        policy.id,
-        after=after,
-        upto=upto,
-        limit=MAX_ROWS,
-        reward_version=version,
-        kept=keeping(config.segment),
-    )
     schemas = (scorers.schema_of(both[0]), scorers.schema_of(both[1]))
-    rows = RoundLog.read(batches, schemas, limit=max(upto - after, 0))
-    revised = policies.revised_arms(connection, policy.pool_id)
+    rows = part.rows(connection, schemas)
     background = Background.read(
         connection,
         policy,
         rows.rows,
-        positions=(after, upto),
-        reward_version=version,
+        positions=part.positions,
+        reward_version=part.reward_version,
         now=now,
     )
-    older = [] if config.sources.plain else _older(connection, policy, after, version)
-    said = graded(
-        config.sources,
-        reward,
-        metrics_of(connection, policy),
-        training=told_apart(older, revised),
-        newer=told_apart(rows.rows, revised),
-    )
-    log = Log.of(said.newer, arms, rows)
+    log = Log.of(part.judging(connection, rows, reward), arms, rows)
     names = sorted({row.episode_id for row in log.rows if row.episode_id is not None})
     served = [scorers.load(one).over(arms).floored(config.floor) for one in both]
     predicted, calibration = _model(log, background)
-    spread = float(np.ptp(log.log.reward)) if len(log.log) else 0.0
     return Bench(
         config,
         log,
@@ -216,69 +197,105 @@ def read(
         predicted,
         calibration,
         background,
-        _unweighed(connection, policy, log, schemas[0], after=after, version=version),
+        part.unweighed(connection, log, schemas[0]),
         reward,
         log_facts.episode_sizes(connection, policy.project_id, policy.id, names),
-        log_facts.retries(connection, policy.id, positions=(after, upto)),
-        Interval(kind, config.seed, spread),
+        log_facts.retries(connection, policy.id, positions=part.positions),
+        Interval(kind, config.seed, float(np.ptp(log.log.reward)) if len(log.log) else 0.0),
         after,
         upto,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """The positions (after, upto] of a policy's log, as one version of its reward has them."""
+
+    policy: StoredPolicy
+    positions: tuple[int, int]
+    reward_version: int
+
+    @property
+    def config(self) -> PolicyConfig:
+        """The policy's."""
+        return read_config(self.policy.config)
+
+    def rows(self, connection: sa.Connection, schemas: Sequence[Schema]) -> RoundLog:
+        """Encoded by each of the schemas."""
+        after, upto = self.positions
+        batches = stream(
+            connection,
+            self.policy.id,
+            after=after,
+            upto=upto,
+            limit=MAX_ROWS,
+            reward_version=self.reward_version,
+            kept=keeping(self.config.segment),
+        )
+        return RoundLog.read(batches, schemas, limit=max(upto - after, 0))
+
+    def judging(
+        self, connection: sa.Connection, rows: RoundLog, reward: RewardFunction | None
+    ) -> list[Interaction]:
+        """The rows with the rewards that their sources are worth, by the rows before them."""
+        revised = policies.revised_arms(connection, self.policy.pool_id)
+        older = [] if self.config.sources.plain else self._older(connection)
+        said = graded(
+            self.config.sources,
+            reward,
+            metrics_of(connection, self.policy),
+            training=told_apart(older, revised),
+            newer=told_apart(rows.rows, revised),
+        )
+        return said.newer
+
+    def _older(self, connection: sa.Connection) -> list[Interaction]:
+        after = self.positions[0]
+        batches = stream(
+            connection,
+            self.policy.id,
+            after=max(0, after - MAX_ROWS),
+            upto=after,
+            limit=MAX_ROWS,
+            reward_version=self.reward_version,
+            kept=preferences,
+        )
+        return [row for rows, _ in batches for row in rows]
+
+    def unweighed(self, connection: sa.Connection, log: Log, schema: Schema) -> Unweighed:
+        """Imported rows without a propensity whose contexts fit, over the arms of the log.
+
+        None where sources correct the rewards, as these rows' would be on another scale; nor where
+        an arm's model was changed, as nobody says which of the two answered.
+        """
+        rows: Sequence[ImportedRow] = ()
+        revised = policies.revised_arms(connection, self.policy.pool_id)
+        if self.config.sources.plain and not revised:
+            rows = imported.read(
+                connection,
+                self.policy.id,
+                reward_version=self.reward_version,
+                limit=MAX_ROWS,
+                after=self.positions[0],
+            )
+        arms = log.log.arms
+        serving = {arm for arm, there in zip(arms, log.in_service, strict=True) if there}
+        kept = [
+            row
+            for row in rows
+            if row.propensity is None
+            and row.action in arms
+            and not serving.isdisjoint(row.eligible)
+            and _fits(row.context, schema)
+        ]
+        contexts = [preferences(row.context) for row in kept]
+        return Unweighed(direct.encode(kept, schema, arms), contexts)
 
 
 def _model(log: Log, background: Background) -> tuple[Floats, Calibration | None]:
     if len(log.log) < ope.FOLDS:
         return np.zeros(log.log.eligible.shape), None
     return log.predicted(background.pairs)
-
-
-def _older(
-    connection: sa.Connection, policy: StoredPolicy, after: int, version: int
-) -> list[Interaction]:
-    """The rows before those that judge, by which sources are corrected."""
-    batches = stream(
-        connection,
-        policy.id,
-        after=max(0, after - MAX_ROWS),
-        upto=after,
-        limit=MAX_ROWS,
-        reward_version=version,
-        kept=preferences,
-    )
-    return [row for rows, _ in batches for row in rows]
-
-
-def _unweighed(
-    connection: sa.Connection,
-    policy: StoredPolicy,
-    log: Log,
-    schema: Schema,
-    *,
-    after: int,
-    version: int,
-) -> Unweighed:
-    """Imported rows without a propensity whose contexts fit, over the arms of the log.
-
-    None where sources correct the rewards, as these rows' would be on another scale; nor where an
-    arm's model was changed, as nobody says which of the two answered.
-    """
-    config = read_config(policy.config)
-    rows: Sequence[ImportedRow] = ()
-    if config.sources.plain and not policies.revised_arms(connection, policy.pool_id):
-        rows = imported.read(
-            connection, policy.id, reward_version=version, limit=MAX_ROWS, after=after
-        )
-    serving = {arm for arm, there in zip(log.log.arms, log.in_service, strict=True) if there}
-    kept = [
-        row
-        for row in rows
-        if row.propensity is None
-        and row.action in log.log.arms
-        and not serving.isdisjoint(row.eligible)
-        and _fits(row.context, schema)
-    ]
-    contexts = [preferences(row.context) for row in kept]
-    return Unweighed(direct.encode(kept, schema, log.log.arms), contexts)
 
 
 def _fits(context: Context, schema: Schema) -> bool:

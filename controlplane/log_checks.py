@@ -17,7 +17,7 @@ from storage import log_facts, pairs
 from storage.log_facts import LogFacts, Served
 from storage.policies import StoredPolicy
 
-MAX_SERVED = 20_000
+MAX_SERVED = 10_000
 """The newest decisions, whose logged distributions are held against what they served."""
 
 

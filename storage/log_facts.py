@@ -2,15 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
+import msgspec
 import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
+_decode = msgspec.json.Decoder().decode
 MAX_WAITING = 100_000
 """Of the decisions that are not joined: more need not be counted to be too many."""
 
@@ -45,7 +48,7 @@ LIMIT :limit
 """)
 
 _SERVED = sa.text("""
-SELECT d.version, d.eligible, d.distribution, d.action
+SELECT d.version, array_to_json(d.eligible)::text, array_to_json(d.distribution)::text, d.action
 FROM (
   SELECT decision_id, policy_id FROM interactions
   WHERE policy_id = :policy AND position > :after AND position <= :upto
@@ -135,11 +138,13 @@ def facts(
     if ids is not None:
         span = {"first": ids[0], "last": ids[1], "limit": MAX_WAITING}
         waiting = connection.scalars(_WAITING, {**given, **span}).all()
+    columns: list[Sequence[Any]] = list(zip(*rows, strict=True)) if rows else [()] * 5
+    at, joined_at, propensity = (np.array(one, dtype=np.float64) for one in columns[2:])
     return LogFacts(
-        version=np.array([_who(row.version, row.mode) for row in rows], dtype=np.str_),
-        at=np.array([row.at for row in rows], dtype=np.float64),
-        joined_at=np.array([row.joined_at for row in rows], dtype=np.float64),
-        propensity=np.array([row.propensity for row in rows], dtype=np.float64),
+        version=np.array(list(map(_who, *columns[:2])), dtype=np.str_),
+        at=at,
+        joined_at=joined_at,
+        propensity=propensity,
         due_at=np.array(waiting, dtype=np.float64),
     )
 
@@ -152,16 +157,22 @@ def served(
         _SERVED,
         {"policy": policy_id, "after": positions[0], "upto": positions[1], "limit": limit},
     ).all()
-    arms = tuple(sorted({arm for row in rows for arm in row.eligible}))
+    # Few sets of arms stand in many rows; to adapt each array for itself takes most of the time.
+    sets = {text: _decode(text) for text in {row[1] for row in rows}}
+    arms = tuple(sorted({arm for names in sets.values() for arm in names}))
     place = {arm: i for i, arm in enumerate(arms)}
     distribution = np.zeros((len(rows), len(arms)))
+    together: dict[str, list[int]] = {}
     for number, row in enumerate(rows):
-        distribution[number, [place[arm] for arm in row.eligible]] = row.distribution
+        together.setdefault(row[1], []).append(number)
+    for text, numbers in together.items():
+        given = np.array([_decode(rows[number][2]) for number in numbers], dtype=np.float64)
+        distribution[np.ix_(numbers, [place[arm] for arm in sets[text]])] = given
     return Served(
-        version=np.array([_who(row.version, "") for row in rows], dtype=np.str_),
+        version=np.array([_who(row[0], "") for row in rows], dtype=np.str_),
         arms=arms,
         distribution=distribution,
-        action=np.array([place[row.action] for row in rows], dtype=np.int64),
+        action=np.array([place[row[3]] for row in rows], dtype=np.int64),
     )
 
 
@@ -181,5 +192,6 @@ def episode_sizes(
     return {row.episode_id: row.decisions for row in connection.execute(_EPISODES, given)}
 
 
+@lru_cache(1_024)
 def _who(version: int, mode: str) -> str:
     return "imported" if mode == "imported" else f"version {version}"
