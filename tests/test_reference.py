@@ -36,6 +36,7 @@ from controlplane.experiment_config import (
     ExperimentGuardrail,
     ExperimentVariant,
 )
+from controlplane.heads_config import GuardConfig, HeadConfig
 from controlplane.release_config import GUARDRAILS, Guardrail, HarmConfig, ReleaseConfig
 from controlplane.revise_config import ReviseConfig
 from controlplane.simulation.tables import _MEASURES, _QUERY_COLUMNS
@@ -63,6 +64,8 @@ DECLARED: dict[str, Any] = {
     "Harm": HarmConfig,
     "Shadow dispatch": ShadowDispatchConfig,
     "Revise": ReviseConfig,
+    "Head": HeadConfig,
+    "Guard": GuardConfig,
     "Feature": Feature,
     "Reward": RewardBody,
     "Term": TermBody,
