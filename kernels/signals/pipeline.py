@@ -28,7 +28,6 @@ from kernels.segments import Segments, split
 from kernels.signals import grams, language, personal, reask, suspicion, text
 from kernels.signals.encoder import CAP, Encoder
 from kernels.signals.heads import HeadBank
-from kernels.signals.language import Language
 from kernels.signals.personal import Personal
 from kernels.signals.static import StaticTable
 from kernels.signals.suspicion import Suspicion
@@ -46,7 +45,9 @@ MAX_CHARS = 262_144
 PERSONAL = 0.5
 """Score from which a text counts as personal."""
 VECTORS = ("grams", "static", "embedding", "joint")
-"""Names of the vectors; ``joint`` is the embedding followed by the static vector."""
+"""Names of the vectors; ``joint`` is the embedding, the static vector and :func:`evidence`."""
+_KINDS = tuple(sorted(personal.CERTAINTY))
+_MOST = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,13 +140,21 @@ class Pipeline:
         # One division into sentences serves all who need one.
         segments = split(whole) if early is None and 0 < len(whole) <= MAX_CHARS else None
         found: Signals = {**text.read_messages(messages)}
-        found.update(_read_text(whole, segments) if early is None else _told(early))
+        if early is None:
+            private, suspect = personal.read(whole, segments), suspicion.read(whole, segments)
+        else:
+            private, suspect = early.personal, early.suspicion
+        found.update(_first(private, suspect))
+        found["language"] = (early.language if early else language.read(whole)).code
         vectors: dict[str, Floats] = {}
         if "grams" in self._used:
             size = self._heads.dimensions.get("grams", grams.SIZE)
             vectors["grams"] = grams.read(whole, size=size)
         if turns and (self._table is not None or self._encoder is not None):
             self._read_models(turns, segments if len(turns) == 1 else None, run, vectors, found)
+        if "joint" in self._used and {"static", "embedding"} <= vectors.keys():
+            parts = [vectors["embedding"], vectors["static"], evidence(private, suspect)]
+            vectors["joint"] = np.concatenate(parts)
         for name in self._wanted & vectors.keys():
             found[name] = half(vectors[name])
         found.update(self._heads.read(vectors))
@@ -171,8 +180,6 @@ class Pipeline:
             vectors["static"] = self._table.embed(ids)
         if wants_encoder and run.begin("encoder", self._budgets.encoder_s):
             vectors["embedding"] = self._embed(self._tokens.framed(ids, cap), turns, run, found)
-        if {"static", "embedding"} <= vectors.keys() and "joint" in self._used:
-            vectors["joint"] = np.concatenate([vectors["embedding"], vectors["static"]])
 
     def _embed(
         self, ids: Sequence[int], turns: Sequence[str], run: "_Run", found: Signals
@@ -216,22 +223,22 @@ def half(vector: Floats) -> list[float]:
     return rounded
 
 
-def _read_text(whole: str, segments: Segments | None) -> Signals:
-    """What needs no model and must see every character, but for the language."""
-    private = personal.read(whole, segments)
-    suspect = suspicion.read(whole, segments)
-    return _first(language.read(whole), private, suspect)
+def evidence(private: Personal, suspect: Suspicion) -> Floats:
+    """What the first tier found in the full text, as numbers for a head.
+
+    Returns:
+        How often each kind of :data:`kernels.signals.personal.CERTAINTY` was found, in the order of
+        their names and 2 at most, then the suspicion.
+    """
+    counts = [float(min(_MOST, private.counts.get(kind, 0))) for kind in _KINDS]
+    return np.array([*counts, suspect.score], dtype=np.float32)
 
 
-def _told(early: Early) -> Signals:
-    return _first(early.language, early.personal, early.suspicion)
-
-
-def _first(tongue: Language, private: Personal, suspect: Suspicion) -> Signals:
+def _first(private: Personal, suspect: Suspicion) -> Signals:
     score = private.score
     found: Signals = {f"personal.{kind}": True for kind in private.counts}
-    found |= {"language": tongue.code, "suspicion": suspect.score}
-    return found | {"personal": score >= PERSONAL, "personal.score": score}
+    found |= {"personal": score >= PERSONAL, "personal.score": score}
+    return found | {"suspicion": suspect.score}
 
 
 def _ids(turn: str, tokens: Tokens, segments: Segments | None = None) -> tuple[list[int], int]:
