@@ -19,7 +19,7 @@ NO, YES = "no", "yes"
 """The classes of a binary head that names none: of a boolean label."""
 TAKEN = frozenset(
     {*(row["name"] for row in SIGNAL_SCHEMA), "language", "personal", "embedding", "tiers"}
-    | {"reask", "ood", "grams", "static"}
+    | {"reask", "ood", "grams", "static", "joint", "suspicion"}
 )
 """Names under which an edge's own signals stand in a context."""
 MAX_LABELS = 100_000
