@@ -17,6 +17,7 @@ from kernels.providers import (
     Placement,
     Proven,
     ProviderError,
+    Session,
     choose,
 )
 from kernels.sessions import EncoderSession
@@ -25,6 +26,18 @@ from kernels.signals.heads import HeadBank
 from kernels.signals.pipeline import Budgets, Pipeline
 from kernels.signals.static import StaticTable
 from kernels.signals.tokens import Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The models by themselves, on the CPU, for training heads and for measuring."""
+
+    tokens: Tokens
+    table: StaticTable
+    encoder: Encoder
+    session: EncoderSession
+    bare: Session
+
 
 OnFallback = Callable[[Fallback], None]
 
@@ -86,6 +99,24 @@ def open_pipeline(
     # What is opened at its first use, such as the language model, is open before the first request.
     pipeline.read([{"role": "user", "content": "Is all of it open now?"}])
     return Opened(pipeline, proven.provider, proven.fallbacks)
+
+
+def open_parts(root: Path) -> Parts:
+    """Check the models folder and open each part of it.
+
+    Raises:
+        ModelsError: Models are missing or damaged.
+    """
+    models = open_models(root)
+    proven = choose(models.encoder, require="cpu")
+    session = EncoderSession(proven, most_tokens=CAP)
+    return Parts(
+        tokens=Tokens(models.tokenizer),
+        table=StaticTable.open(models.table),
+        encoder=Encoder(session),
+        session=session,
+        bare=proven.session,
+    )
 
 
 def prove(
