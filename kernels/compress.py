@@ -37,6 +37,7 @@ LONGEST_PART = 48
 _SLOT_BITS = 15
 _ROUNDS = 8
 _DAMPING = 0.85
+_FEW_WORDS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,11 +151,12 @@ def _values(segments: Segments) -> Values:
     weights = rarity[slots]
     squares = np.bincount(owner, weights**2, count)
     matrix = _Matrix(owner, slots, weights / np.sqrt(np.maximum(squares, 1e-12))[owner], count)
-    lengths = np.maximum(np.bincount(owner, minlength=count), 1)
+    lengths = np.bincount(owner, minlength=count)
     parts = {
         "textrank": matrix.textrank(),
         "position": np.abs(np.linspace(-1.0, 1.0, count)),
-        "tfidf": np.bincount(owner, weights * np.log1p(often[slots]), count) / np.sqrt(lengths),
+        # A mean over the words, but of a sentence of few words less than that.
+        "tfidf": np.bincount(owner, weights, count) / (lengths + _FEW_WORDS),
         "novelty": matrix.novelty(),
     }
     total = np.zeros(count)
