@@ -135,7 +135,13 @@ class Installation:
         assert answer.status_code < 300, f"{path}: {answer.status_code}: {answer.text}"
         return answer.json() if answer.content else None
 
-    def declare(self, *, auto_promote: bool = True, release: Mapping[str, Any] = STRAIGHT) -> None:
+    def declare(
+        self,
+        *,
+        auto_promote: bool = True,
+        release: Mapping[str, Any] = STRAIGHT,
+        **more: Any,
+    ) -> None:
         world = default_world()
         for arm in world.arm_names:
             card = world.card(arm)
@@ -151,17 +157,20 @@ class Installation:
             )
         metric = {"type": "float", "range": [0, 1], "wait_s": WAIT_S}
         self.call("PUT", f"/v1/metrics/{METRIC}", metric)
-        policy = {
-            "pool": POOL,
-            "learners": [{"name": "linucb"}],
-            "auto_promote": auto_promote,
-            "release": dict(release),
-            "gate": GATE,
-        }
-        self.call("PUT", f"/v1/policies/{self.policy}", policy)
+        self.configure(auto_promote=auto_promote, release=dict(release), **more)
         reward = {"expression": f"{METRIC} - 0.2*cost_usd/0.004"}
         self.call("PUT", f"/v1/rewards/{self.policy}", reward)
         wait_until(lambda: httpx.get(f"{self.edge_url}/readyz").status_code == 200, 30)
+
+    def configure(self, **policy: Any) -> None:
+        """Put the policy; what is not given takes this installation's usual values."""
+        usual = {"pool": POOL, "learners": [{"name": "linucb"}], "gate": GATE}
+        self.call("PUT", f"/v1/policies/{self.policy}", {**usual, **policy})
+
+    def pull_levers(self, arm: str, **levers: Any) -> None:
+        """Change an arm of the simulated pool while it runs."""
+        url = f"http://127.0.0.1:{self.pool_port}/admin/arms/{arm}"
+        httpx.patch(url, json=levers, timeout=10).raise_for_status()
 
     def traffic(self, rate_per_s: float = 60.0, seed: int = 0) -> Traffic:
         return Traffic(
@@ -175,15 +184,20 @@ class Installation:
             habits=HABITS,
         )
 
+    def champion(self) -> int:
+        """The version that serves."""
+        found = self.call("GET", f"/v1/policies/{self.policy}/aliases/champion")
+        return int(found["version"])
+
     def send(self, requests: int, rate_per_s: float = 60.0, seed: int = 0) -> Tally:
         return asyncio.run(self.traffic(rate_per_s, seed).run(requests=requests))
 
-    def column(self, statement: str) -> list[Any]:
+    def column(self, statement: str, **given: Any) -> list[Any]:
         """The first column of a statement, in which ``:policy`` is the policy's id."""
         policy = "(SELECT id FROM policies WHERE name = :name)"
         query = sa.text(statement.replace(":policy", policy))
         with self.engine.connect() as connection:
-            return list(connection.execute(query, {"name": self.policy}).scalars())
+            return list(connection.execute(query, {"name": self.policy, **given}).scalars())
 
     def all_joined(self, decisions: int) -> bool:
         """Whether so many decisions are stored, none waits, and each is one interaction."""
