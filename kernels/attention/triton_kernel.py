@@ -49,11 +49,7 @@ def flash_attention(
     total = tl.zeros([queries], dtype=tl.float32)
     mixed = tl.zeros([queries, head_dim], dtype=tl.float32)
 
-    # No key before `begin` or from `end` on is seen by any query of this block.
-    begin = tl.maximum(first - window, 0) // keys * keys
-    end = tl.minimum(first + queries + window, length)
-    # A block of padding alone passes over nothing.
-    end = tl.where(first < length, end, begin)
+    begin, end = _reach(first, window, length, queries, keys)
     for start in range(begin, end, keys):
         others = start + tl.arange(0, keys)
         at = tl.minimum(others, length - 1)[:, None] * head_dim + dims[None, :]
@@ -93,3 +89,12 @@ def _span(places, window, length):
     """The first key that each query sees, and how many it sees from there on."""
     lowest = tl.maximum(places - window, 0)
     return lowest, tl.maximum(tl.minimum(places + window + 1, length) - lowest, 0)
+
+
+@triton.jit
+def _reach(first, window, length, queries: tl.constexpr, keys: tl.constexpr):
+    """No key before the first of these places, or from the second on, is seen by this block."""
+    begin = tl.maximum(first - window, 0) // keys * keys
+    end = tl.minimum(first + queries + window, length)
+    # A block of padding alone passes over nothing.
+    return begin, tl.where(first < length, end, begin)
