@@ -1,4 +1,4 @@
-"""The classifiers' kernels: attention, text, heads and tools, each part in a module of its own."""
+"""The classifiers' kernels: attention, text, heads, tools and Triton, each part in a module of its own."""
 
 import sys
 from argparse import ArgumentParser
@@ -13,6 +13,7 @@ PARTS = {
     "text": "bench.kernels_text",
     "heads": "bench.kernels_heads",
     "tools": "bench.kernels_tools",
+    "triton": "bench.kernels_triton",
 }
 """Part → module, imported when the part is run. Each has ``run(quick) -> list[Measure]``."""
 
