@@ -1,4 +1,4 @@
-"""The classifiers' kernels: attention, text, heads, tools and Triton, each part in a module of its own."""
+"""The classifiers' kernels: attention, text, heads, tools and Triton, a module for each part."""
 
 import sys
 from argparse import ArgumentParser
