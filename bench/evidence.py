@@ -2,8 +2,8 @@
 
 Each part is a benchmark of its own too. What needs the tables of ``$POINTSMAN_BENCH_DATA`` is left
 out without it; ``--quick`` leaves out the part that starts the whole installation.
-``--part NAME`` runs one part alone: ``intervals``, ``sequences``, ``gates``, ``obd``, ``speed`` or
-``canary``.
+``--part NAME`` runs one part alone: ``intervals``, ``sequences``, ``gates``, ``obd``, ``speed``,
+``surges`` or ``canary``.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from bench import (
     evidence_obd,
     evidence_sequences,
     evidence_speed,
+    evidence_surges,
 )
 from bench.learning import together
 from bench.measure import Report, Run, main, report
@@ -27,6 +28,7 @@ PARTS: Mapping[str, Run] = {
     "gates": evidence_gates.run,
     "obd": evidence_obd.run,
     "speed": evidence_speed.run,
+    "surges": evidence_surges.run,
     "canary": evidence_canary.run,
 }
 

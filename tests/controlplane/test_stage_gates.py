@@ -85,6 +85,15 @@ def test_what_is_surely_worse_is_sent_back(fields: dict[str, Any], check: str) -
     assert ruling.verdict.summary.startswith("sent back: ")
 
 
+def test_an_alarm_waits_for_no_least_time_and_no_least_number() -> None:
+    rules = replace(RULES, min_seconds=3_600, min_decisions=10_000)
+    surging = canary(decisions=12, rewarded=0, lately=replace(QUIET, evidence=5.0, rows=12))
+    ruling = judge_canary(surging, rules, Facts(2.0, edges=0))
+    assert ruling.action == "revert"
+    assert [check.name for check in ruling.alarms] == ["error lately_not_broken"]
+    assert "evidence 148, 99 needed" in ruling.verdict.summary
+
+
 def test_what_is_not_known_yet_is_waited_for_and_only_the_last_step_must_be_sure() -> None:
     wide = canary(
         loss=known("reward", 0.0, half=0.5), guardrails=((ERROR, known("error", -0.01, half=0.1)),)
