@@ -92,11 +92,12 @@ def test_without_a_reserve_a_suspicious_sentence_vanishes():
     assert ATTACK not in compress(" ".join(lines), reserve=0).text
 
 
-def test_sentences_with_the_rarer_words_are_kept_of_two_at_one_place():
+def test_of_neighbours_the_sentence_with_the_rarer_words_is_worth_more():
     common = "It is what it is and that is what it is."
     telling = "Photosynthesis converts carbon dioxide into glucose within chloroplasts."
-    lines = [common] * 40 + [telling] + [common] * 40
-    assert telling in compress(" ".join(lines), budget=100, reserve=0).text
+    values = module._values(split(" ".join([common] * 40 + [telling] + [common] * 40)))
+    assert values[40] > max(values[39], values[41])
+    assert values[0] > values[20] < values[80]
 
 
 @pytest.mark.parametrize(("budget", "reserve"), [(15, 0), (512, -1), (512, 513)])
