@@ -41,7 +41,7 @@ class Tokens:
         part = text[: limit * CHARS_PER_TOKEN]
         try:
             found: list[int] = self._tokenizer.encode(part, add_special_tokens=False).ids
-        except UnicodeEncodeError:  # JSON may hold lone surrogates
+        except (TypeError, UnicodeEncodeError):  # JSON may hold lone surrogates
             whole = part.encode("utf-8", "replace").decode("utf-8")
             found = self._tokenizer.encode(whole, add_special_tokens=False).ids
         return found[: limit - 2]
