@@ -19,6 +19,7 @@ from controlplane.api import charts, experiment_cards
 from controlplane.api.answers import ReleaseRow, StatusAnswer, VerdictAnswer
 from controlplane.api.auth import Caller, identify
 from controlplane.api.errors import ProblemError
+from controlplane.api.heads import HeadAnswer, heads_of
 from controlplane.api.policies import SHOWN, status_of
 from controlplane.api.releases import row_of
 from controlplane.api.runtime import Api, Runtime, now
@@ -80,6 +81,7 @@ class Card:
     experiments: list[experiment_cards.ExperimentCard]
     findings: list[StoredFinding]
     standing: Mapping[str, Any]
+    heads: list[HeadAnswer]
 
     @property
     def progress(self) -> float:
@@ -191,6 +193,7 @@ def card(connection: sa.Connection, policy: StoredPolicy) -> Card:
         experiments=experiment_cards.cards(connection, policy),
         findings=releases.list_findings(connection, policy.id, limit=MAX_FINDINGS),
         standing=overrides.read(connection, policy.id, now()),
+        heads=heads_of(connection, policy),
     )
 
 
