@@ -5,7 +5,9 @@ belong together: ``clusters`` (sessions, users), shape ``(n,)``, any integers; a
 a row that is a cluster of its own, as in ``Interactions.episode``. Clusters are independent, rows
 within one need not be. The mean is over rows, so a larger cluster counts more.
 
-* :func:`normal`: central limit theorem, Student's t with one degree of freedom less than clusters.
+* :func:`normal`: central limit theorem, Student's t with as many degrees of freedom as clusters
+  that carry the variance (after Carter, Schnepel & Steigerwald 2017, "Asymptotic behavior of a
+  t-test robust to cluster heterogeneity").
 * :func:`bootstrap`: studentised (Efron & Tibshirani 1993, ch. 12.5): follows the skew of
   importance-weighted values.
 * :func:`empirical_bernstein`: Maurer & Pontil 2009, arXiv:0907.3740, for independent clusters,
@@ -59,8 +61,26 @@ class Clustered:
         g = len(self.sums)
         if g < 2:
             return math.inf
-        residual = self.sums - self.mean * self.sizes
+        residual = self._residual
         return math.sqrt(g / (g - 1) * float(residual @ residual)) / float(self.sizes.sum())
+
+    @property
+    def degrees(self) -> int:
+        """Of freedom of the standard error: ``g / (κ − 2)`` with the residuals' kurtosis κ.
+
+        That is g for normal values (κ = 3), and ``(Σr²)² / Σr⁴``, the number of clusters that carry
+        the variance, where a few outweigh the others, as of importance-weighted rewards: with g − 1
+        degrees, 95 % intervals covered 92 to 93 % there.
+        """
+        g, square = len(self.sums), np.square(self._residual)
+        total = float(square.sum())
+        # Exactly representable sums of a constant leave nothing to divide by.
+        kurtosis = g * float(square @ square) / total**2 if total > 0.0 else 3.0
+        return int(min(max(g / max(kurtosis - 2.0, 1.0), 1.0), g - 1))
+
+    @property
+    def _residual(self) -> Floats:
+        return self.sums - self.mean * self.sizes
 
     def and_one(self, value: float) -> "Clustered":
         """These and one more cluster, of one row."""
@@ -115,7 +135,7 @@ def normal(
     """
     groups = clustered(values, clusters)
     error, g = groups.standard_error, len(groups.sums)
-    quantile = student_quantile(0.5 + _checked(level) / 2, g - 1) if g > 1 else math.inf
+    quantile = student_quantile(0.5 + _checked(level) / 2, groups.degrees) if g > 1 else math.inf
     half = quantile * error
     return _estimate("normal", groups, (half, half), level=level, effective_n=effective_n)
 

@@ -26,11 +26,31 @@ def test_beyond_100_000_degrees_student_is_normal():
 
 
 def test_the_normal_interval_is_students_one_of_the_mean():
-    values = np.random.default_rng(0).exponential(size=12)
+    values = np.random.default_rng(0).uniform(size=12)
     found = normal(values, level=0.9)
     expected = stats.t.interval(0.9, 11, values.mean(), stats.sem(values))
     assert (found.low, found.high) == pytest.approx(expected)
     assert (found.n, found.effective_n, found.level) == (12, 12, 0.9)
+
+
+def test_degrees_of_freedom_are_all_for_normal_values_and_few_where_few_rows_carry_the_variance():
+    random = np.random.default_rng(0)
+    assert clustered(random.normal(size=100_000)).degrees == pytest.approx(100_000, rel=0.05)
+    rare = np.zeros(5_000)
+    rare[:40] = 20.0
+    assert clustered(rare).degrees == pytest.approx(40, abs=2)
+    assert clustered(np.append(np.zeros(99), 1.0)).degrees == 1
+    assert clustered(np.full(30, 0.3)).degrees == 29
+
+
+def test_the_normal_interval_covers_rewards_whose_weights_are_heavy():
+    # An arm served with 2 %, weighed 50, right half of the time: some 30 rows of 1,500 count.
+    def draw(random):
+        return 50.0 * (random.random(1_500) < 0.02) * (random.random(1_500) < 0.5)
+
+    above, below = misses(lambda values, _: normal(values), draw, 0.5, 2_000)
+    # A binomial 5 % of 2,000 has a deviation of 9.7; with 1,499 degrees there are some 150 misses.
+    assert above + below <= 100 + 3 * 9.7
 
 
 def test_clusters_of_one_row_are_no_clusters():
