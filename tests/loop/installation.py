@@ -192,6 +192,16 @@ class Installation:
     def send(self, requests: int, rate_per_s: float = 60.0, seed: int = 0) -> Tally:
         return asyncio.run(self.traffic(rate_per_s, seed).run(requests=requests))
 
+    def send_until(self, condition: Callable[[], bool], *, each: int = 300, times: int = 8) -> None:
+        """Send traffic until something is so: rounds come as the log grows, and not all pass."""
+        for seed in range(times):
+            self.send(each, seed=1_000 + seed)
+            for _ in range(50):
+                if condition():
+                    return
+                time.sleep(0.1)
+        wait_until(condition, 60)
+
     def column(self, statement: str, **given: Any) -> list[Any]:
         """The first column of a statement, in which ``:policy`` is the policy's id."""
         policy = "(SELECT id FROM policies WHERE name = :name)"

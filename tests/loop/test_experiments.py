@@ -18,8 +18,7 @@ def test_a_better_version_is_found_an_equal_one_is_not_and_sessions_stick_over_a
 ) -> None:
     base = f"/v1/policies/{installation.policy}"
     installation.declare(auto_promote=False)
-    installation.send(900)
-    wait_until(lambda: learned(installation) > 1, 90)
+    installation.send_until(lambda: learned(installation) > 1)
     better = learned(installation)
     sides = [{"name": "old", "share": 0.5}, {"name": "new", "share": 0.5, "version": better}]
     more = {"difference": 0.1, "look_s": 1, "unproven": True, "auto_stop": False}

@@ -23,8 +23,7 @@ def test_arms_that_break_are_found_freeze_the_policy_and_bring_the_champion_befo
 ) -> None:
     base = f"/v1/policies/{installation.policy}"
     installation.declare(monitors=MONITORS)
-    installation.send(900)
-    wait_until(lambda: installation.champion() > 1, 90)
+    installation.send_until(lambda: installation.champion() > 1)
     learned = installation.champion()
     # What is to come is the monitors' doing, and no further round's.
     calm = {**GATE, "growth": 10}

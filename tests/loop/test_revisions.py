@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.loop.installation import GATE, Installation, wait_until
+from tests.loop.installation import GATE, Installation
 
 MAX_SHIFT = 0.05
 RELEASE: dict[str, Any] = {"stages": [], "watch_decisions": 100, "margin": 0.5, "cooldown_s": 0}
@@ -17,8 +17,7 @@ def test_the_champion_learns_on_and_serves_under_a_higher_serial_within_its_trus
 ) -> None:
     base = f"/v1/policies/{installation.policy}"
     installation.declare(release=RELEASE)
-    installation.send(900)
-    wait_until(lambda: installation.champion() > 1, 90)
+    installation.send_until(lambda: installation.champion() > 1)
     first = installation.champion()
     # From here on it is revised, and no further round replaces it.
     installation.configure(
