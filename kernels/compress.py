@@ -35,7 +35,7 @@ LONGEST_PART = 48
 """Tokens that one sentence may take of the reserve; of a longer one the start is kept."""
 
 _SLOT_BITS = 15
-_ROUNDS = 8
+_ROUNDS = 5
 _DAMPING = 0.85
 _FEW_WORDS = 3
 
@@ -176,11 +176,13 @@ class _Matrix:
 
     def columns(self, rows: Values) -> Values:
         """The transposed matrix times a value for each sentence."""
-        return np.bincount(self.slots, self.weights * rows[self.owner], 1 << _SLOT_BITS)
+        weights = self.weights * rows[self.owner]
+        return np.bincount(self.slots, weights, 1 << _SLOT_BITS).astype(np.float64, copy=False)
 
     def rows(self, columns: Values) -> Values:
         """The matrix times a value for each word."""
-        return np.bincount(self.owner, self.weights * columns[self.slots], self.count)
+        weights = self.weights * columns[self.slots]
+        return np.bincount(self.owner, weights, self.count).astype(np.float64, copy=False)
 
     def textrank(self) -> Values:
         """PageRank over sentences, an edge's weight being the words two have in common."""

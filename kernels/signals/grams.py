@@ -40,7 +40,8 @@ def read(text: str, *, size: int = SIZE) -> NDArray[np.float32]:
         return np.zeros(size, np.float32)
     # The squares of the roots add up to a whole number, so no order of adding changes the length.
     roots = np.sign(counts) * np.sqrt(np.abs(counts))
-    return (roots / np.sqrt(np.float64(total))).astype(np.float32)
+    found: NDArray[np.float32] = (roots / np.sqrt(np.float64(total))).astype(np.float32)
+    return found
 
 
 def _plain(text: str) -> bytes:
