@@ -14,6 +14,7 @@ from learners.diagnostics import Finding
 from learners.records import Interaction
 from storage import interactions
 from tests.controlplane.learning_world import NOW, World
+from tests.controlplane.release_world import Way
 
 CUT, END = 200, 1_200
 _NUMBERS = count()
@@ -172,3 +173,24 @@ def test_a_fault_of_the_log_refuses_each_candidate_of_a_round(engine: sa.Engine)
         [check] = [one for one in verdict.checks if one["name"] == "calibration"]
         assert not check["passed"]
         assert check["value"] > check["bound"]
+
+
+def test_what_an_edge_decided_by_two_versions_passes(engine: sa.Engine) -> None:
+    # The draws are a hash's: a false alarm in one of 10,000 logs, and the seeds are fixed.
+    way = Way(engine)
+    way.start()
+    way.pass_stage()  # half of the requests are its own from then on
+    way.serve(800)
+    end = way.world.policy.log_position
+    with engine.connect() as connection:
+        policy_id = way.world.policy.id
+        rows = interactions.read(
+            connection, policy_id, after=0, upto=end, limit=end, reward_version=1
+        )
+        background = Background.read(
+            connection, way.world.policy, rows, positions=(0, end), reward_version=1, now=way.now
+        )
+    findings = {one.name: one for one in background.findings(rows, GateConfig())}
+    assert failed(findings) == []
+    assert "2 logging policies" in findings["logging_changes"].sentence
+    assert findings["calibration"].value > 0
