@@ -86,7 +86,7 @@ def settle(world: World) -> None:
 def number_of(world: World, learner: str = "linucb") -> int:
     with world.engine.connect() as connection:
         rows = versions.list_versions(connection, world.policy.id)
-    return next(row["number"] for row in rows if row["learner"] == learner)
+    return next(int(row["number"]) for row in rows if row["learner"] == learner)
 
 
 def evaluate(world: World, **asked: Any) -> Any:
