@@ -169,7 +169,8 @@ def _count(connection: sa.Connection, query: str, given: Json) -> int:
 
 def _streamed(connection: sa.Connection, query: str, given: Json) -> Iterator[Any]:
     """A vector is a long list once it is read, so few are held at a time."""
-    yield from connection.execution_options(yield_per=BATCH).execute(sa.text(query), given)
+    few = {"yield_per": BATCH}
+    yield from connection.execute(sa.text(query), given, execution_options=few)
 
 
 def add_head(connection: sa.Connection, head: StoredHead) -> None:

@@ -14,7 +14,9 @@ Floats = NDArray[np.float64]
 NAMES = ("a", "b", "c", "d")
 
 
-def rows(n: int, *, seed: int, classes: int = 4, width: int = 12, noise: float = 2.0):
+def rows(
+    n: int, *, seed: int, classes: int = 4, width: int = 12, noise: float = 2.0
+) -> tuple[Floats, NDArray[np.int64]]:
     """Vectors around a mean for each class."""
     means = np.random.default_rng(99).normal(size=(classes, width))
     random = np.random.default_rng(seed)
@@ -90,7 +92,9 @@ def test_an_empty_batch_changes_nothing() -> None:
 
 
 def ranks(score: Floats, labels: NDArray[np.int64]) -> float | None:
-    return auroc(score, labels, np.ones(len(labels))) if score.ndim == 1 else None
+    return (
+        auroc(score, labels.astype(np.float64), np.ones(len(labels))) if score.ndim == 1 else None
+    )
 
 
 @pytest.mark.parametrize("kind", ["softmax", "binary", "ood"])
