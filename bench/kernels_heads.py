@@ -95,7 +95,7 @@ class Texts:
 
 def domains(texts: Texts, size: int) -> list[Measure]:
     """Guarded routing: three domains, and all else out; sources of the rest unseen as well."""
-    rows = texts.rows("guard_domain", size)
+    rows = texts.rows("guard_domain", min(size, 2))
     x = texts.joint([unwrapped(row["text"]) for row in rows])
     labels = np.array([DOMAINS.index(row["label"]) for row in rows])
     source = np.array([row["source"].split(":")[0] for row in rows])
