@@ -1,5 +1,6 @@
-"""Releases in steps, and the aliases that begin one or have a version watch."""
+"""Releases in steps, and the aliases: who serves, who is on its way, who watches."""
 
+import re
 from typing import Annotated, Literal
 
 import sqlalchemy as sa
@@ -11,9 +12,9 @@ from controlplane.api.answers import AliasAnswer, ReleaseAnswer, ReleaseRow, Rel
 from controlplane.api.auth import Publishing, Reader
 from controlplane.api.errors import ProblemError
 from controlplane.api.runtime import Api, now
-from controlplane.api.versions import expected, verdicts_of
+from controlplane.api.versions import verdicts_of
 from controlplane.api.wire import AliasBody, Name
-from controlplane.errors import InvalidError, NotFoundError
+from controlplane.errors import InvalidError, NotFoundError, StaleError
 from controlplane.publishing import CHAMPION
 from storage import releases, versions
 from storage.policies import StoredPolicy
@@ -23,10 +24,13 @@ router = APIRouter(prefix="/v1/policies/{policy}", tags=["releases"])
 
 Number = Annotated[int, Path(ge=1, le=2**62)]
 Limit = Annotated[int, Query(ge=1, le=200)]
+CHALLENGER = "challenger"
+AnyAlias = Literal["champion", "challenger", "shadow", "shadow-2", "shadow-3", "shadow-4"]
 ShadowAlias = Annotated[
     Literal["shadow", "shadow-2", "shadow-3", "shadow-4"],
     Path(description="`shadow`, `shadow-2`, `shadow-3` or `shadow-4`"),
 ]
+_REVISION = re.compile(r'"(\d{1,18})"')
 IfMatch = Annotated[str | None, Header(max_length=64)]
 
 
@@ -72,12 +76,61 @@ def revert_release(policy: Name, release: Number, caller: Publishing, api: Api) 
         return _answer(connection, found, release)
 
 
-@router.get("/aliases/challenger")
-def get_challenger(policy: Name, caller: Reader, api: Api, response: Response) -> AliasAnswer:
-    """The version that is on its way; its ETag is what a change must send as If-Match."""
+@router.get("/aliases/{alias}")
+def get_alias(
+    policy: Name, alias: AnyAlias, caller: Reader, api: Api, response: Response
+) -> AliasAnswer:
+    """The version that an alias names, if any; its ETag is what a change must send as If-Match.
+
+    The champion serves, the challenger is on its way, and the shadows watch. 404 where there is no
+    champion.
+    """
     with api.engine.connect() as connection:
         found = registry.find_policy(connection, caller.project_id, policy)
-        return _challenger(connection, found, response)
+        return _told(connection, found, alias, response)
+
+
+@router.put("/aliases/champion")
+def put_champion(
+    policy: Name,
+    body: AliasBody,
+    *,
+    caller: Publishing,
+    api: Api,
+    response: Response,
+    if_match: IfMatch = None,
+) -> AliasAnswer:
+    """Have a version serve whose newest verdict has passed, or that has served before.
+
+    412 when somebody has moved the champion since its ETag was read; 422 with the failed checks.
+    """
+    if body.rollout not in {None, 1.0}:
+        raise ProblemError(
+            422,
+            f"rollout {body.rollout:g} is no champion's, who decides for all",
+            field="rollout",
+            remedy="put the alias challenger for a release in steps, or leave rollout out",
+        )
+    with api.engine.begin() as connection:
+        found = registry.find_policy(connection, caller.project_id, policy)
+        versions.lock_policy(connection, found.id)
+        standing, revision = _standing(connection, found, CHAMPION)
+        _expect(if_match, revision)
+        if standing == body.version:
+            return _told(connection, found, CHAMPION, response)
+        publishing.admit(connection, found.id, body.version, now=now())
+        publishing.check_evaluation(connection, found.id, body.version, body.evaluation_id)
+        service.give_way(connection, found.id, body.version, by=caller.source, now=now())
+        publishing.promote(
+            connection,
+            api.publisher,
+            found.id,
+            body.version,
+            revision=revision,
+            reason=f"promoted by {caller.source}{_resting_on(body)}",
+            now=now(),
+        )
+        return _told(connection, found, CHAMPION, response)
 
 
 @router.put("/aliases/challenger")
@@ -106,7 +159,7 @@ def put_challenger(
     with api.engine.begin() as connection:
         found = registry.find_policy(connection, caller.project_id, policy)
         versions.lock_policy(connection, found.id)
-        expected(if_match, _newest(connection, found))
+        _expect(if_match, _standing(connection, found, CHALLENGER)[1])
         release_entry.admit(connection, found.id, body.version, now=now())
         publishing.check_evaluation(connection, found.id, body.version, body.evaluation_id)
         service.start(
@@ -119,17 +172,7 @@ def put_challenger(
             noted=noted,
             now=now(),
         )
-        return _challenger(connection, found, response)
-
-
-@router.get("/aliases/{alias}")
-def get_shadow(
-    policy: Name, alias: ShadowAlias, caller: Reader, api: Api, response: Response
-) -> AliasAnswer:
-    """The version that watches under this name, if any; its ETag is to be sent as If-Match."""
-    with api.engine.connect() as connection:
-        found = registry.find_policy(connection, caller.project_id, policy)
-        return _shadow(connection, found, alias, response)
+        return _told(connection, found, CHALLENGER, response)
 
 
 @router.put("/aliases/{alias}")
@@ -149,19 +192,17 @@ def put_shadow(
     with api.engine.begin() as connection:
         found = registry.find_policy(connection, caller.project_id, policy)
         versions.lock_policy(connection, found.id)
-        standing = versions.find_alias(connection, found.id, alias)
-        expected(if_match, standing[1] if standing else 0)
-        champion = versions.find_alias(connection, found.id, CHAMPION)
+        _expect(if_match, _standing(connection, found, alias)[1])
         if versions.find_version(connection, found.id, body.version) is None:
             raise InvalidError("version", f"version {body.version} does not exist")
-        if champion is not None and champion[0] == body.version:
+        if _standing(connection, found, CHAMPION)[0] == body.version:
             raise InvalidError("version", f"version {body.version} is the champion: it serves")
         # What was taken away must not come back under a revision that somebody has seen.
         first = versions.next_serial(connection, found.id)
         versions.put_alias(connection, found.id, alias, body.version, now(), first=first)
         reason = f"version {body.version} watches as {alias}, by {caller.source}"
         publishing.republish(connection, api.publisher, found.id, reason=reason, now=now())
-        return _shadow(connection, found, alias, response)
+        return _told(connection, found, alias, response)
 
 
 @router.delete("/aliases/{alias}", status_code=204)
@@ -177,10 +218,10 @@ def delete_shadow(
     with api.engine.begin() as connection:
         found = registry.find_policy(connection, caller.project_id, policy)
         versions.lock_policy(connection, found.id)
-        standing = versions.find_alias(connection, found.id, alias)
+        standing, revision = _standing(connection, found, alias)
         if standing is None:
             raise NotFoundError(f"policy {policy!r} has no {alias}")
-        expected(if_match, standing[1])
+        _expect(if_match, revision)
         versions.drop_alias(connection, found.id, alias)
         reason = f"nobody watches as {alias}, by {caller.source}"
         publishing.republish(connection, api.publisher, found.id, reason=reason, now=now())
@@ -221,22 +262,51 @@ def _answer(connection: sa.Connection, policy: StoredPolicy, number: int) -> Rel
     return ReleaseAnswer(**row.model_dump(), rules=release.plan["rules"], verdicts=said)
 
 
-def _newest(connection: sa.Connection, policy: StoredPolicy) -> int:
-    return releases.next_release(connection, policy.id) - 1
+def _standing(
+    connection: sa.Connection, policy: StoredPolicy, alias: str
+) -> tuple[int | None, int]:
+    """The version that an alias names, and its revision; a challenger's is its release's number."""
+    if alias == CHALLENGER:
+        running = releases.running_release(connection, policy.id)
+        newest = releases.next_release(connection, policy.id) - 1
+        return running.version if running is not None else None, newest
+    return versions.find_alias(connection, policy.id, alias) or (None, 0)
 
 
-def _challenger(connection: sa.Connection, policy: StoredPolicy, response: Response) -> AliasAnswer:
-    running = releases.running_release(connection, policy.id)
-    revision = _newest(connection, policy)
-    response.headers["ETag"] = f'"{revision}"'
-    version = running.version if running is not None else None
-    return AliasAnswer(alias="challenger", version=version, revision=revision)
-
-
-def _shadow(
+def _told(
     connection: sa.Connection, policy: StoredPolicy, alias: str, response: Response
 ) -> AliasAnswer:
-    found = versions.find_alias(connection, policy.id, alias)
-    version, revision = found if found is not None else (None, 0)
+    """An alias as it stands now, with its ETag."""
+    version, revision = _standing(connection, policy, alias)
+    if version is None and alias == CHAMPION:
+        raise NotFoundError(f"policy {policy.name!r} has no champion")
     response.headers["ETag"] = f'"{revision}"'
     return AliasAnswer(alias=alias, version=version, revision=revision)
+
+
+def _resting_on(body: AliasBody) -> str:
+    return f" by evaluation {body.evaluation_id}" if body.evaluation_id else ""
+
+
+def _expect(if_match: str | None, standing: int) -> None:
+    """Have the sender name the revision that stands.
+
+    Raises:
+        ProblemError: It names none.
+        StaleError: It is not the standing one, or no revision at all.
+    """
+    if if_match is None:
+        raise ProblemError(
+            428,
+            "the request carries no If-Match",
+            field="If-Match",
+            remedy="GET the alias, and send its ETag as If-Match",
+        )
+    if if_match.strip() == "*":
+        return
+    found = _REVISION.fullmatch(if_match.strip())
+    if found is None or int(found[1]) != standing:
+        raise StaleError(
+            f'the alias\'s ETag is "{standing}", and If-Match names {if_match[:64]}: '
+            "read the alias again"
+        )

@@ -1,17 +1,15 @@
 """Versions, their verdicts, and which one serves."""
 
-import re
 from dataclasses import asdict
 from typing import Annotated
 
 import sqlalchemy as sa
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Query
 
-from controlplane import lineups, publishing, registry, releases
+from controlplane import lineups, registry, releases
 from controlplane.api.answers import (
     BundleRow,
     BundlesAnswer,
-    ChampionAnswer,
     PublishedAnswer,
     VerdictAnswer,
     VerdictsAnswer,
@@ -20,19 +18,16 @@ from controlplane.api.answers import (
     VersionsAnswer,
 )
 from controlplane.api.auth import Publishing, Reader
-from controlplane.api.errors import ProblemError
 from controlplane.api.idempotency import IdempotencyKey, once
 from controlplane.api.runtime import Api, now
-from controlplane.api.wire import AliasBody, Name, VersionNumber
-from controlplane.errors import NotFoundError, StaleError
-from controlplane.publishing import CHAMPION
+from controlplane.api.wire import Name, VersionNumber
+from controlplane.errors import NotFoundError
 from storage import versions
 from storage.policies import StoredPolicy
 
 router = APIRouter(prefix="/v1/policies/{policy}", tags=["versions"])
 
 Limit = Annotated[int, Query(ge=1, le=200)]
-_REVISION = re.compile(r'"(\d{1,18})"')
 
 
 @router.get("/versions")
@@ -88,57 +83,6 @@ def list_bundles(policy: Name, caller: Reader, api: Api, limit: Limit = 50) -> B
     return BundlesAnswer(items=[BundleRow.model_validate(row) for row in rows])
 
 
-@router.get("/aliases/champion")
-def get_champion(policy: Name, caller: Reader, api: Api, response: Response) -> ChampionAnswer:
-    """The version that serves; its ETag is what a change must send as If-Match."""
-    with api.engine.connect() as connection:
-        found = registry.find_policy(connection, caller.project_id, policy)
-        return _champion(connection, found, response)
-
-
-@router.put("/aliases/champion")
-def put_champion(
-    policy: Name,
-    body: AliasBody,
-    *,
-    caller: Publishing,
-    api: Api,
-    response: Response,
-    if_match: Annotated[str | None, Header(max_length=64)] = None,
-) -> ChampionAnswer:
-    """Have a version serve whose newest verdict has passed, or that has served before.
-
-    412 when somebody has moved the champion since its ETag was read; 422 with the failed checks.
-    """
-    if body.rollout not in {None, 1.0}:
-        raise ProblemError(
-            422,
-            f"rollout {body.rollout:g} is no champion's, who decides for all",
-            field="rollout",
-            remedy="put the alias challenger for a release in steps, or leave rollout out",
-        )
-    with api.engine.begin() as connection:
-        found = registry.find_policy(connection, caller.project_id, policy)
-        versions.lock_policy(connection, found.id)
-        standing = versions.find_alias(connection, found.id, CHAMPION)
-        revision = expected(if_match, standing[1] if standing else 0)
-        if standing is not None and standing[0] == body.version:
-            return _champion(connection, found, response)
-        publishing.admit(connection, found.id, body.version, now=now())
-        publishing.check_evaluation(connection, found.id, body.version, body.evaluation_id)
-        releases.give_way(connection, found.id, body.version, by=caller.source, now=now())
-        publishing.promote(
-            connection,
-            api.publisher,
-            found.id,
-            body.version,
-            revision=revision,
-            reason=f"promoted by {caller.source}{_resting_on(body)}",
-            now=now(),
-        )
-        return _champion(connection, found, response)
-
-
 @router.post("/rollback")
 def roll_back(
     policy: Name, caller: Publishing, api: Api, key: IdempotencyKey = None
@@ -172,42 +116,3 @@ def verdicts_of(
         VerdictAnswer.model_validate({**asdict(row), "learner": learner.get(row.version)})
         for row in rows
     ]
-
-
-def _champion(
-    connection: sa.Connection, policy: StoredPolicy, response: Response
-) -> ChampionAnswer:
-    found = versions.find_alias(connection, policy.id, CHAMPION)
-    if found is None:
-        raise NotFoundError(f"policy {policy.name!r} has no champion")
-    response.headers["ETag"] = f'"{found[1]}"'
-    return ChampionAnswer(version=found[0], revision=found[1])
-
-
-def _resting_on(body: AliasBody) -> str:
-    return f" by evaluation {body.evaluation_id}" if body.evaluation_id else ""
-
-
-def expected(if_match: str | None, standing: int) -> int:
-    """The revision that the sender has seen.
-
-    Raises:
-        ProblemError: It names none.
-        StaleError: It is not the standing one, or no revision at all.
-    """
-    if if_match is None:
-        raise ProblemError(
-            428,
-            "the request carries no If-Match",
-            field="If-Match",
-            remedy="GET the alias, and send its ETag as If-Match",
-        )
-    if if_match.strip() == "*":
-        return standing
-    found = _REVISION.fullmatch(if_match.strip())
-    if found is None or int(found[1]) != standing:
-        raise StaleError(
-            f'the alias\'s ETag is "{standing}", and If-Match names {if_match[:64]}: '
-            "read the alias again"
-        )
-    return standing

@@ -28,7 +28,7 @@ def test_a_project_changes_nothing_of_another(api: Api, other: Api) -> None:
     assert other("DELETE", "/v1/pools/main/arms/large").status_code == 404
     key = api.ok("GET", "/v1/keys")["items"][0]["id"]
     assert other("DELETE", f"/v1/keys/{key}").status_code == 404
-    assert api.ok("GET", alias) == {"version": 1, "revision": 1}
+    assert api.ok("GET", alias) == {"alias": "champion", "version": 1, "revision": 1}
 
 
 def test_two_projects_have_the_same_names_apart(api: Api, other: Api) -> None:
