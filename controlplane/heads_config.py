@@ -91,7 +91,7 @@ class HeadConfig:
     share: float = 0.3
     growth: float = 1.25
     max_labels: int = 20_000
-    margin: float = 0.0
+    margin: float = 0.01
     alpha: float = 0.05
     auto_publish: bool = True
 

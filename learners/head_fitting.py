@@ -190,9 +190,9 @@ def calibrate(
     """The head with chances that fit rows which it has not learnt from.
 
     A softmax head gets one temperature (Guo et al. 2017, arXiv:1706.04599), a binary one a slope
-    and an intercept with Platt's (1999) targets, so that few rows make nothing certain. An ood head
-    gets the same where unknown rows are labelled too; else it is set to call 1 −
-    :data:`KNOWN_SHARE` of the known rows unknown, and its chances are no frequencies.
+    and an intercept, both with Platt's (1999) targets, so that few rows make nothing certain. An
+    ood head gets the same as a binary one where unknown rows are labelled too; else it is set to
+    call 1 − :data:`KNOWN_SHARE` of the known rows unknown, and its chances are no frequencies.
 
     Args:
         model: trained on other rows.
@@ -371,14 +371,21 @@ def _whitening(covariance: Floats, n: float) -> Floats:
 
 
 def _temperature(z: Floats, labels: Ints, weight: Floats) -> float:
-    """What divides the logits best, 0.05 to 20, by golden section over its logarithm."""
+    """What divides the logits best, 0.05 to 20, by golden section over its logarithm.
+
+    As in Platt's targets, a class of n rows is believed to have n + 1 right ones of n + 2: rows
+    that are parted without an error do not make the next one certain.
+    """
+    classes = z.shape[1]
+    doubt = 1.0 / (np.bincount(labels, weight, classes) + 2.0)[labels]
     own = z[np.arange(len(z)), labels]
+    aim = (1.0 - doubt) * own + doubt * (z.sum(axis=1) - own) / (classes - 1)
 
     def lost(log_t: float) -> float:
         scaled = z / np.exp(log_t)
         top = scaled.max(axis=1)
         total = top + np.log(np.exp(scaled - top[:, None]).sum(axis=1))
-        return float(weight @ (total - own / np.exp(log_t)))
+        return float(weight @ (total - aim / np.exp(log_t)))
 
     low, high = -3.0, 3.0
     golden = (5.0**0.5 - 1) / 2
