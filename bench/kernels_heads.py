@@ -37,6 +37,8 @@ Flags = NDArray[np.bool_]
 Row = dict[str, str]
 DOMAINS = ("finance", "healthcare", "law", "ood")
 NO_YES = ("no", "yes")
+SPLITS = (3, 4, 5)
+"""Seeds of the splits over which the guarded domains are averaged."""
 
 
 def run(quick: bool) -> list[Measure]:  # noqa: FBT001 — the one switch of every benchmark
@@ -101,6 +103,7 @@ def domains(texts: Texts, size: int) -> list[Measure]:
     source = np.array([row["source"].split(":")[0] for row in rows])
     test = _drawn(len(rows), 0.4)
     out = labels == DOMAINS.index("ood")
+    splits = [_drawn(len(rows), 0.4, seed) for seed in SPLITS]
 
     def score(train: Flags, judge: Flags) -> float:
         head = head_fitting.fit(x[train], labels[train], kind="softmax", classes=DOMAINS)
@@ -108,7 +111,9 @@ def domains(texts: Texts, size: int) -> list[Measure]:
         known, unknown = right[~out[judge]].mean(), right[out[judge]].mean()
         return float(2 * known * unknown / (known + unknown))
 
-    found = [_at_least("guard_domain: GQR score, joint vector", score(~test, test), "", 0.88)]
+    each = [score(~judge, judge) for judge in splits]
+    name = f"guard_domain: GQR score, joint vector, {min(each):.3f} to {max(each):.3f} by split"
+    found = [_at_least(name, float(np.mean(each)), "", 0.88)]
     for family in ("unsafe", "clinc_oos"):
         unseen = out & (source == family)
         value = score(~test & ~unseen, (test & ~out) | unseen)
@@ -299,8 +304,8 @@ def _binary(
     return head_fitting.fit(x, whole, kind="binary", classes=NO_YES, l2=l2, sample_weight=weight)
 
 
-def _drawn(count: int, share: float) -> Flags:
-    return np.random.default_rng(3).random(count) < share
+def _drawn(count: int, share: float, seed: int = 3) -> Flags:
+    return np.random.default_rng(seed).random(count) < share
 
 
 def _auroc(name: str, scores: Floats, told: Flags, goal: float | None = None) -> Measure:
