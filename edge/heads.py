@@ -77,6 +77,8 @@ def permitted(
     Raises:
         ProblemError: None is left (503), and none has been ``tried`` before.
     """
+    if not guards:
+        return tuple(names)
     tags = {guard.tag for guard in guards}
     left = tuple(n for n in names if tags <= set(bundle.arms[bundle.index[n]].card.tags))
     if names and not left and not tried:
