@@ -23,6 +23,7 @@ from learners import ope
 from learners.interactions import Interactions
 from learners.ope import Evaluation
 from learners.planner import Question, of_influence, plan
+from learners.unseen import gain_seen
 
 RUNS = 500
 LOGGED, EXPLORED = 0.2, 0.02
@@ -80,6 +81,10 @@ class Duel:
             champion_version=1,
             look=look,
             candidates=1,
+            diagnostics=tuple(
+                gain_seen(log, self.candidate[rows], other[rows], name=name)
+                for name, other in (("champion", self.champion), ("best fixed arm", self.fixed))
+            ),
         )
 
 

@@ -22,6 +22,7 @@ from learners.preferences import mixes
 from learners.records import Arm, Context, Estimate, Interaction
 from learners.rewards import RewardFunction
 from learners.scorers.base import Scorer
+from learners.unseen import gain_seen
 
 MIN_TRIED = 10
 """Trained interactions that an arm needs before a learner's own opinion of it counts."""
@@ -135,9 +136,9 @@ def weigh(
         return [(candidate, None) for candidate in candidates], {}
     predicted, calibration = judge.predicted(background.pairs if background else ())
     baseline = next(c for c in candidates if c.learner.name == BASELINE)
-    fixed = baseline.scorer.greedy()
-    reference = judge.evaluate(judge.log.x, fixed, predicted)
-    standing = judge.evaluate(judge.standing_x, champion.scorer.over(arms), predicted)
+    fixed = judge.distribution(judge.log.x, baseline.scorer.greedy())
+    serving = judge.distribution(judge.standing_x, champion.scorer.over(arms))
+    reference, standing = (judge.valued(each, predicted) for each in (fixed, serving))
     level = level_of(config.gate, look, len(candidates))
     spread = float(np.ptp(judge.log.reward))
     found = background.findings(rows, config.gate) if background else ()
@@ -146,8 +147,9 @@ def weigh(
         return ope.difference(own, other, level=level, reward_range=spread)
 
     def evidence(candidate: Candidate) -> Evidence:
-        own = judge.evaluate(judge.log.x, candidate.scorer, predicted)
-        is_baseline = candidate.learner.name == BASELINE
+        share = judge.distribution(judge.log.x, candidate.scorer)
+        own, is_baseline = judge.valued(share, predicted), candidate.learner.name == BASELINE
+        seen = judge.seen(share, serving, None if is_baseline else fixed)
         return Evidence(
             judged=len(judge.log),
             value=ope.estimate(own),
@@ -159,7 +161,7 @@ def weigh(
             champion_version=champion.version,
             look=look,
             candidates=len(candidates),
-            diagnostics=(*judge.diagnostics(candidate.scorer, own, config), *found),
+            diagnostics=(*judge.diagnostics(share, own, config), *seen, *found),
             segments=judge.by_segment(own, standing, config, level, spread),
             calibration=calibration,
         )
@@ -227,11 +229,10 @@ class Log:
         ids = [row.decision_id for row in self.rows]
         return ope.calibrated(self.log, ids, plain, pairs, clusters=self.clusters)
 
-    def evaluate(
-        self, x: NDArray[np.float64], scorer: Scorer, predicted: NDArray[np.float64]
+    def valued(
+        self, distribution: NDArray[np.float64], predicted: NDArray[np.float64]
     ) -> Evaluation:
-        """A policy's evaluation on these rows, by doubly robust estimation."""
-        distribution = self.distribution(x, scorer)
+        """What a policy of these probabilities, ``(n, K)``, earns, doubly robustly."""
         return ope.evaluate(
             self.log, distribution, "dr", predicted=predicted, clusters=self.clusters
         )
@@ -255,16 +256,26 @@ class Log:
         return found
 
     def diagnostics(
-        self, scorer: Scorer, own: Evaluation, config: PolicyConfig
+        self, distribution: NDArray[np.float64], own: Evaluation, config: PolicyConfig
     ) -> tuple[Finding, ...]:
         """Whether these rows can say anything of a policy; what only its floor tries may be new."""
-        distribution, gate = self.distribution(self.log.x, scorer), config.gate
+        gate = config.gate
         return (
             diagnostics.support(self.log, distribution, most=config.floor + gate.max_unsupported),
             diagnostics.concentration(own.weights, most=gate.max_concentration),
             diagnostics.arm_calibration(self.log),
             diagnostics.unjudged(self.position, most=gate.max_unjudged),
         )
+
+    def seen(
+        self,
+        own: NDArray[np.float64],
+        champion: NDArray[np.float64],
+        fixed: NDArray[np.float64] | None,
+    ) -> list[Finding]:
+        """Whether the rows show what a policy would choose otherwise, ``(n, K)`` each."""
+        others = {"champion": champion} | ({} if fixed is None else {"best fixed arm": fixed})
+        return [gain_seen(self.log, own, other, name=name) for name, other in others.items()]
 
     def by_segment(
         self,

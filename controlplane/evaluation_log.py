@@ -25,6 +25,7 @@ from learners.ope import Calibration, Evaluation, Imported, Interval, IntervalKi
 from learners.records import Context, Estimate, Interaction
 from learners.rewards import RewardFunction
 from learners.scorers.base import Scorer
+from learners.unseen import gain_seen
 from storage import imported, log_facts, policies
 from storage.imported import ImportedRow
 from storage.log import stream
@@ -100,10 +101,9 @@ class Bench:
 
     def both(self) -> tuple[Evaluation, Evaluation]:
         """Both versions by the doubly robust estimator."""
-        first, second = self.scorers
         return (
-            self.log.evaluate(self.log.log.x, first, self.predicted),
-            self.log.evaluate(self.log.standing_x, second, self.predicted),
+            self.log.valued(self.own, self.predicted),
+            self.log.valued(self.standing, self.predicted),
         )
 
     def direct(self) -> Evaluation:
@@ -154,7 +154,8 @@ class Bench:
         return (
             diagnostics.effective_size(own.weights, least=least, clusters=own.clusters),
             diagnostics.mean_weight(own),
-            *self.log.diagnostics(self.scorers[0], own, self.config),
+            *self.log.diagnostics(self.own, own, self.config),
+            gain_seen(self.log.log, self.own, self.standing, name="other version"),
             *self.background.findings(self.log.rows, self.config.gate),
         )
 

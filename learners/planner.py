@@ -11,7 +11,7 @@ power. For ``anytime`` that is the power at the last look alone, so it is reache
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from learners.errors import EstimateError
-from learners.intervals import clustered
+from learners.intervals import clustered, student_quantile
 from learners.sequences import FEWEST, boundary, tuning
 
 Method = Literal["fixed", "anytime", "ab"]
@@ -41,15 +41,23 @@ class Spread:
             taken with one more such row. 0 for none.
         effective: what a decision adds to the effective sample size where the two differ.
         effective_deviation: standard deviation of that.
+        degrees: of freedom that a decision adds to the interval that is looked at once.
+        rows: of the log that the spread was read from: it is not known better than these tell.
     """
 
     deviation: float
     worst: float = 0.0
     effective: float = 1.0
     effective_deviation: float = 0.0
+    degrees: float = 1.0
+    rows: float = math.inf
 
     def __post_init__(self) -> None:
         """Refuse what no log can have."""
+        if not (0.0 < self.degrees <= 1.0 and self.rows >= 1):
+            raise EstimateError(
+                f"degrees {self.degrees} of {self.rows} rows: give above 0 to 1, of 1 row or more"
+            )
         if not (0.0 < self.effective <= 1.0 and 0.0 <= self.effective_deviation < math.inf):
             raise EstimateError(
                 f"effective {self.effective} and its deviation {self.effective_deviation}: a "
@@ -159,13 +167,33 @@ def plan(question: Question, spread: Spread, method: Method = "anytime") -> Plan
     return Plan(method, question, spread, decisions, typical, days, sentence)
 
 
+_NODES = ((-math.sqrt(3.0), 1.0 / 6.0), (0.0, 2.0 / 3.0), (math.sqrt(3.0), 1.0 / 6.0))
+"""Gauss–Hermite: where a normal variable is looked at, in deviations, and what each counts."""
+
+
 def _seen(n: float, tuned_for: float, question: Question, spread: Spread, method: Method) -> float:
     """Chance that after n decisions the lower bound is above 0, and the effective size enough.
 
     Both are taken as independent: the one is about what the rows earned, the other how many count.
+    The spread itself is an estimate, off by a share of 1/√(2ν) with the log's ν degrees of freedom:
+    the chance is the mean over what it may be.
     """
+    unsure = 1.0 / math.sqrt(2.0 * max(spread.rows * spread.degrees, 1.0))
+    chance = sum(
+        share * _above(n, tuned_for, question, _scaled(spread, math.exp(at * unsure)), method)
+        for at, share in (_NODES if unsure > 0.0 else ((0.0, 1.0),))
+    )
+    return chance * _enough(n / question.design_effect, question, spread)
+
+
+def _scaled(spread: Spread, factor: float) -> Spread:
+    return spread if factor == 1.0 else replace(spread, deviation=spread.deviation * factor)
+
+
+def _above(n: float, tuned_for: float, question: Question, spread: Spread, method: Method) -> float:
+    """Chance that the lower bound is above 0."""
     if method == "fixed":
-        far = NormalDist().inv_cdf(0.5 + question.level / 2)
+        far = _student(0.5 + question.level / 2, n * spread.degrees)
     else:
         far = float(boundary(np.array([n]), tuning(tuned_for, question.level), question.level)[0])
     independent = n / question.design_effect
@@ -176,15 +204,24 @@ def _seen(n: float, tuned_for: float, question: Question, spread: Spread, method
         square += fall * fall / rows
     noise = spread.deviation / math.sqrt(independent)
     half = far * math.sqrt(square / independent)
-    return NormalDist().cdf((reach - half) / noise) * _enough(independent, question, spread)
+    return NormalDist().cdf((reach - half) / noise)
+
+
+def _student(p: float, degrees: float) -> float:
+    """Student's quantile; from 30 degrees on by its expansion about the normal's (Fisher 1926)."""
+    if degrees < 30.0:
+        return student_quantile(p, max(int(degrees), 1))
+    z = NormalDist().inv_cdf(p)
+    first, second = (z**3 + z) / 4.0, (5.0 * z**5 + 16.0 * z**3 + 3.0 * z) / 96.0
+    return z + first / degrees + second / degrees**2
 
 
 def _enough(independent: float, question: Question, spread: Spread) -> float:
-    """Chance that the effective sample size has reached its floor."""
+    """Chance that the effective sample size has reached its floor, as far as the log can say."""
     if question.min_effective_n == 0.0:
         return 1.0
     over = independent * spread.effective - question.min_effective_n
-    noise = spread.effective_deviation * math.sqrt(independent)
+    noise = spread.effective_deviation * math.sqrt(independent * (1.0 + independent / spread.rows))
     return NormalDist().cdf(over / noise) if noise > 0.0 else float(over >= 0.0)
 
 
@@ -223,11 +260,13 @@ def of_influence(
     Raises:
         EstimateError: Fewer than two clusters, all alike, or no row with a shift above 0.
     """
-    error = clustered(gap, clusters).standard_error
+    groups = clustered(gap, clusters)
+    error = groups.standard_error
     if not math.isfinite(error):
         raise EstimateError("one influence value, or one cluster: give two or more")
     effective = (1.0, 0.0) if shift is None else _of_shift(np.maximum(shift, 0.0), clusters)
-    return Spread(error * math.sqrt(len(gap)), worst, *effective)
+    rows, degrees = len(gap), groups.degrees / len(gap)
+    return Spread(error * math.sqrt(rows), worst, *effective, degrees=degrees, rows=rows)
 
 
 def _of_shift(
@@ -295,7 +334,15 @@ def of_exploration(
     worst = 2.0 * reward_deviation * moved / rare if worst_row else 0.0
     # Only rows that served the candidate's favourite by exploring count, all with one weight.
     gained = differ * rare
-    return Spread(math.sqrt(square), worst, gained, math.sqrt(gained * (1.0 - gained)))
+    often = 1.0 - exploration + rare
+    fourth = differ * moved**4 * (rare**-3 + often**-3) * reward_deviation**4
+    return Spread(
+        math.sqrt(square),
+        worst,
+        gained,
+        math.sqrt(gained * (1.0 - gained)),
+        degrees=1.0 / max(fourth / square**2 - 2.0, 1.0),
+    )
 
 
 def of_split(reward_deviation: float, share: float = 0.5, *, explained: float = 0.0) -> Spread:

@@ -88,7 +88,8 @@ def test_a_verdict_holds_its_numbers_and_each_check(engine: sa.Engine) -> None:
     )
     assert [c["name"] for c in verdict.checks] == [
         "judged", "effective_n", "mean_weight", "over_champion", "over_best_fixed",
-        "support", "concentration", "arm_calibration", "unjudged", "newer_than_training",
+        "support", "concentration", "arm_calibration", "unjudged",
+        "gain_seen_over_champion", "gain_seen_over_best_fixed_arm", "newer_than_training",
         "duplicates", "calibration", "logging_changes", "unweighed", "censored", "unjoined",
         "harm maths", "harm prose",
     ]  # fmt: skip
