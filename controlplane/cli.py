@@ -16,6 +16,7 @@ COMMANDS = {
     "pool": ("controlplane.simulation.pool", "a simulated model pool that speaks OpenAI's API"),
     "api": ("controlplane.api.app", "the control plane's API and dashboard"),
     "models": ("controlplane.models_cli", "bring and check the files of the encoder"),
+    "tools": ("controlplane.tools_cli", "choose tools by what came of using them"),
     "keys": ("controlplane.keys_cli", "create, list and revoke API keys"),
     "migrate": ("controlplane.migrate_cli", "bring the database to the newest schema"),
     "worker": ("workers.cli", "join, learn, judge and publish"),
