@@ -3,7 +3,8 @@
 A head is trained when its labels have grown. The newest part of them judges: nothing that trained
 the version, or what serves, is among it. What was judged is stored with its numbers, passed or not.
 Labels are read and heads trained without a lock; what follows is written in one transaction under
-the policy's lock, and only if nobody has moved the head meanwhile.
+the policy's lock, and only if nobody has moved the head meanwhile. What has passed while something
+holds heads (:mod:`controlplane.head_entry`) waits, and is not trained over, until it may serve.
 """
 
 import hashlib
@@ -16,7 +17,8 @@ from uuid import UUID
 import sqlalchemy as sa
 import structlog
 
-from controlplane import head_gate, head_labels, overrides, publishing, served_heads
+from controlplane import head_entry, head_gate, head_labels, publishing, served_heads
+from controlplane.candidates import FAILURES
 from controlplane.config import PolicyConfig, read_config
 from controlplane.errors import GateError, NotFoundError
 from controlplane.gates import Verdict
@@ -24,7 +26,6 @@ from controlplane.head_gate import HeadEvidence
 from controlplane.head_labels import HeadLog
 from controlplane.heads_config import HeadConfig
 from controlplane.publishing import Publisher
-from learners.errors import LearnersError
 from learners.head_bank import single
 from learners.head_training import Labelled, compare, frequencies, train
 from learners.heads import HeadModel
@@ -68,11 +69,17 @@ class Attempt:
 def step(
     engine: sa.Engine, publisher: Publisher, policy_id: UUID, *, now: datetime
 ) -> list[StoredHead]:
-    """Train and judge the heads of a policy that have labels enough; publish those that passed."""
+    """Train and judge the heads of a policy that have labels enough; publish those that passed.
+
+    Returns:
+        The versions that were judged.
+    """
     with engine.connect() as connection:
         config = read_config(policies.get_policy(connection, policy_id).config)
     made = []
     for head in config.heads:
+        if _waits(engine, publisher, policy_id, head, now):
+            continue
         found = _attempt(engine, policy_id, config, head)
         if found is not None:
             with engine.begin() as connection:
@@ -129,7 +136,7 @@ def publish(
     Raises:
         NotFoundError: There is no such head or version.
         GateError: It has not passed, or is one of another declaration.
-        ConflictError: The policy is frozen.
+        ConflictError: The policy is frozen, or a release or an experiment is under way.
     """
     versions.lock_policy(connection, policy_id)
     head = declared(connection, policy_id, name)
@@ -140,8 +147,8 @@ def publish(
         failed = [check for check in version.checks if not check["passed"]]
         why = version.summary if failed else "the head was declared anew since it was trained"
         raise GateError(f"version {number} of head {name!r} may not serve: {why}", failed)
-    overrides.refuse_frozen(connection, policy_id, now)
-    return _serve(connection, publisher, version, f"head {name} version {number}", now)
+    head_entry.refuse_held(connection, policy_id, now)
+    return _serve(connection, publisher, version, _reason(version), now)
 
 
 def rollback(
@@ -150,6 +157,7 @@ def rollback(
     """Have the version serve that the serving one displaced; without one the head serves no more.
 
     It holds: no version of the head is published by itself until its declaration says so again.
+    Nothing stands in its way, as what may do harm must not wait for a comparison's end.
 
     Returns:
         The bundle; None where the policy has no champion to publish it with.
@@ -197,9 +205,41 @@ def _attempt(
         found = head_labels.read(connection, policy_id, config, head)
     try:
         return (ground, learn(ground, found)) if len(found.rows) else None
-    except LearnersError as error:
-        log.warning("head.not_trained", head=head.name, policy=str(policy_id), detail=str(error))
+    except FAILURES as error:  # one head's trouble is not to stop the others
+        why = str(error) or repr(error)
+        log.warning("head.not_trained", head=head.name, policy=str(policy_id), detail=why)
         return None
+
+
+def _waits(
+    engine: sa.Engine, publisher: Publisher, policy_id: UUID, head: HeadConfig, now: datetime
+) -> bool:
+    """Whether a version still waits; one that nothing holds any more begins to serve."""
+    with engine.connect() as connection:
+        if head_entry.waiting(connection, policy_id, head) is None:
+            return False
+        if head_entry.held(connection, policy_id, now) is not None:
+            return True
+    with engine.begin() as connection:
+        versions.lock_policy(connection, policy_id)
+        try:
+            found = head_entry.waiting(
+                connection, policy_id, declared(connection, policy_id, head.name)
+            )
+        except NotFoundError:
+            return True  # it was taken out meanwhile: there is nothing to train either
+        if found is None:
+            return False
+        if head_entry.held(connection, policy_id, now) is not None:
+            return True
+        _serve(connection, publisher, found, _reason(found), now)
+        log.info("head.served", head=head.name, version=found.number)
+    return False
+
+
+def _reason(version: StoredHead) -> str:
+    """Of a bundle that brings it."""
+    return f"head {version.name} version {version.number}"
 
 
 def _ground(connection: sa.Connection, policy_id: UUID, head: HeadConfig) -> Ground:
@@ -245,9 +285,12 @@ def _settle(
     stored = _stored(ground, made, number, now)
     heads.add_head(connection, stored)
     log.info("head.judged", head=name, version=number, passed=stored.passed, why=stored.summary)
-    held = overrides.frozen(connection, ground.policy_id, now)
-    if stored.passed and head.auto_publish and held is None:
-        _serve(connection, publisher, stored, f"head {name} version {number}", now)
+    if stored.passed and head.auto_publish:
+        held = head_entry.held(connection, ground.policy_id, now)
+        if held is None:
+            _serve(connection, publisher, stored, _reason(stored), now)
+        else:
+            log.info("head.waits", head=name, version=number, why=held)
     return stored
 
 

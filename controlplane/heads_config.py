@@ -22,6 +22,8 @@ TAKEN = frozenset(
     | {"reask", "ood", "grams", "static", "joint", "suspicion"}
 )
 """Names under which an edge's own signals stand in a context."""
+UNLOGGED = "grams"
+"""A vector that no log holds, as it is too long: nothing can be learnt from it."""
 MAX_LABELS = 100_000
 MAX_SIZE = 1_024
 MAX_CELLS = 20_000_000
@@ -102,6 +104,13 @@ class HeadConfig:
                 "heads.name",
                 f"heads: name {self.name!r}: give 1 to 64 small letters, digits and _, a letter "
                 f"first, and none of {sorted(TAKEN)}",
+            )
+        if self.feature == UNLOGGED:
+            raise self._wrong(
+                "feature",
+                self.feature,
+                "an edge never logs it, so no head learns from it: give 'terms', 'static', "
+                "'embedding' or 'joint', or give a vector of your own another name",
             )
         self._check_label()
         self._check_numbers()

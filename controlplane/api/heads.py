@@ -8,7 +8,7 @@ from fastapi import APIRouter, Path, Query
 from pydantic import Field
 
 from controlplane import heads as service
-from controlplane import registry
+from controlplane import head_entry, registry
 from controlplane.api.answers import Answer, CheckAnswer
 from controlplane.api.auth import Publishing, Reader
 from controlplane.api.idempotency import IdempotencyKey, once
@@ -50,7 +50,10 @@ class HeadVersionsAnswer(Answer):
 
 
 class HeadAnswer(Answer):
-    """A head as it is declared, the version that serves, and the newest one."""
+    """A head as it is declared, the version that serves, and the newest one.
+
+    ``held`` says why the newest one, which may serve, waits.
+    """
 
     name: str
     kind: str
@@ -62,6 +65,7 @@ class HeadAnswer(Answer):
     auto_publish: bool
     serving: int | None
     newest: HeadVersionRow | None
+    held: str | None
 
 
 class HeadsAnswer(Answer):
@@ -114,7 +118,10 @@ def list_versions(
 def publish(
     policy: Name, head: HeadName, body: PublishHeadBody, caller: Publishing, api: Api
 ) -> HeadPublishedAnswer:
-    """Have a version serve that has passed; 422 with the failed checks for another one."""
+    """Have a version serve that has passed; 422 with the failed checks for another one.
+
+    409 while the policy is frozen, or a release or an experiment is under way.
+    """
     with api.engine.begin() as connection:
         found = registry.find_policy(connection, caller.project_id, policy)
         bundle = service.publish(connection, api.publisher, found.id, head, body.version, now=now())
@@ -166,4 +173,5 @@ def _head(connection: sa.Connection, policy: StoredPolicy, head: HeadConfig) -> 
         auto_publish=head.auto_publish,
         serving=serving.number if serving and stands else None,
         newest=HeadVersionRow.model_validate(newest[0]) if newest else None,
+        held=head_entry.why_waiting(connection, policy.id, head, now()),
     )
