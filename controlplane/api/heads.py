@@ -7,8 +7,8 @@ import sqlalchemy as sa
 from fastapi import APIRouter, Path, Query
 from pydantic import Field
 
-from controlplane import heads as service
 from controlplane import head_entry, registry
+from controlplane import heads as service
 from controlplane.api.answers import Answer, CheckAnswer
 from controlplane.api.auth import Publishing, Reader
 from controlplane.api.idempotency import IdempotencyKey, once
