@@ -1,5 +1,6 @@
 """A bundle's heads at the edge: what they answer, and which arms their guards leave."""
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -37,6 +38,9 @@ def bank_of(heads: Heads) -> HeadBank:
 def answers(heads: Heads, bank: HeadBank, context: Context, read: Collection[str]) -> Context:
     """What the heads say of a context, as it is logged.
 
+    A vector that an application gives may be too long for single precision: what a head makes of
+    it is no number, so that head says nothing.
+
     Args:
         heads: of a bundle.
         bank: the same, as :func:`bank_of` makes it.
@@ -44,13 +48,22 @@ def answers(heads: Heads, bank: HeadBank, context: Context, read: Collection[str
         read: names of the features that the bundle's versions read.
     """
     vectors = {}
-    for feature, size in bank.dimensions.items():
-        vector = vector_of(context, feature, size)
-        if vector is not None:
-            vectors[feature] = vector.astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for feature, size in bank.dimensions.items():
+            vector = vector_of(context, feature, size)
+            if vector is not None:
+                vectors[feature] = vector.astype(np.float32)
+        told = bank.read(vectors)
+    blind = {
+        _head_of(name)
+        for name, value in told.items()
+        if not isinstance(value, str) and not math.isfinite(value)
+    }
     few = {one.name for one in heads.served if len(one.model.classes) <= MOST_LOGGED}
     found: dict[str, ContextValue] = {}
-    for name, value in bank.read(vectors).items():
+    for name, value in told.items():
+        if _head_of(name) in blind:
+            continue
         if isinstance(value, str):
             found[name] = value
         elif name.partition(".")[0] in {*few, "ood"} or name in read:
@@ -61,9 +74,9 @@ def answers(heads: Heads, bank: HeadBank, context: Context, read: Collection[str
 def held(bundle: Bundle, context: Context) -> list[HeadGuard]:
     """The guards that hold for a context.
 
-    A guard holds where its head is sure enough, and where it could not be asked since its vector is
-    not there: who knows nothing of a request does not know that it is harmless. It does not hold
-    where no version of the head serves, or its parent found nothing.
+    A guard holds where its head is sure enough, and where it or its parent could not be asked since
+    a vector is not there: who knows nothing of a request does not know that it is harmless. It does
+    not hold where no version of the head serves, or its parent found nothing.
     """
     served = bundle.heads.by_name if bundle.heads.guards else {}
     return [guard for guard in bundle.heads.guards if _holds(guard, served, context)]
@@ -90,6 +103,11 @@ def permitted(
             remedy=f"tag an arm, or change the guards of policy {bundle.policy!r}",
         )
     return left
+
+
+def _head_of(name: str) -> str:
+    """Whose value stands under a name; an ood head's is of another head than one of its name."""
+    return name if name.startswith("ood.") else name.partition(".")[0]
 
 
 def _applied(one: ServedHead, *, alone: bool = False) -> Head:
@@ -128,7 +146,7 @@ def _holds(guard: HeadGuard, served: Mapping[str, ServedHead], context: Context)
         return False
     kind, classes = head.model.kind, head.model.classes
     chance: Any = context.get(f"ood.{head.name}" if kind == "ood" else f"{head.name}.{classes[1]}")
-    if isinstance(chance, int | float):
+    if isinstance(chance, int | float) and math.isfinite(chance):
         return chance >= guard.at_least
     parent = served.get(head.parent) if head.parent is not None else None
-    return parent is None or context.get(parent.name) == parent.model.classes[1]
+    return parent is None or context.get(parent.name) != parent.model.classes[0]

@@ -147,6 +147,36 @@ def test_a_guard_of_a_child_does_not_hold_where_the_parent_finds_nothing() -> No
     assert held(bundle, context_of(bundle, BOMB)) == [guard]
 
 
+def test_a_guard_of_a_child_holds_where_its_parent_could_not_be_asked() -> None:
+    why = served("why", finder(BOMB, classes=("mild", "grave")), parent="unsafe")
+    guard = HeadGuard("why", 0.8, "safe")
+    bundle = with_heads(served("unsafe", finder(BOMB)), why, guards=(guard,))
+    assert held(bundle, context_of(bundle, None)) == [guard]
+
+
+@pytest.mark.parametrize("size", [1e300, 1e38])
+def test_a_vector_too_long_for_single_precision_says_nothing_and_is_guarded(size: float) -> None:
+    model = single(
+        HeadModel("binary", ("no", "yes"), np.tile([4.0, -4.0], (1, TERMS // 2)), np.zeros(1))
+    )
+    why = served("why", softmax(), parent="unsafe")
+    bundle = with_heads(
+        served("unsafe", model), why, served("topic", softmax()), served("strange", ood()),
+        guards=(GUARD,),
+    )  # fmt: skip
+    found = context_of(bundle, None, terms=[size] * TERMS)
+    numbers = [value for name, value in found.items() if isinstance(value, float)]
+    assert np.isfinite(numbers).all()
+    assert "unsafe" not in found
+    assert held(bundle, found) == [GUARD]
+
+
+@pytest.mark.parametrize("chance", [float("nan"), "no", [0.0]])
+def test_what_is_no_chance_does_not_open_a_guard(chance: object) -> None:
+    bundle = with_heads(served("unsafe", finder(BOMB)), guards=(GUARD,))
+    assert held(bundle, {"unsafe.yes": chance}) == [GUARD]  # type: ignore[dict-item]
+
+
 def test_guarded_requests_are_served_by_tagged_arms_alone(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with Ready(tmp_path) as at:
