@@ -45,8 +45,8 @@ MAX_CUES = 512
 
 _SCAN = 16_384
 _OVERLAP = 256
-_REACH = 64
-_LONG_WORD = 16
+REACH = 64
+LONG_WORD = 16
 _MANY_COLONS = 512
 _TELLING = bytes(byte in b"0123456789@:" for byte in range(256))
 # datafog-core's search for an IPv6 address takes the square of such a run's length.
@@ -67,7 +67,7 @@ _FOUND = {
     "JWT": "secret",
     "PRIVATE_KEY": "secret",
 }
-_CUES = {
+CUES = {
     "name": "name names named called mr mrs ms miss mx dr prof herr frau monsieur mme señor señora",
     "birth": "born birth birthday dob birthdate geboren née",
     "identity": "passport licence license ssn insurance nhs nino tax taxpayer id identity permit",
@@ -88,7 +88,7 @@ _CUES = {
     "street": """st street road rd avenue ave lane boulevard blvd court square plaza terrace drive
         crescent close apt apartment suite flat unit straße strasse platz weg allee gasse""",
 }
-_AFTER = {
+AFTER = {
     "name": re.compile(r"\W{0,3}(?:is|was|to|are)?\W{0,4}[^\W\d_a-z][^\W\d_]*[^\W\d_A-Z]"),
     "birth": re.compile(r"[^\n]{0,24}?\d{1,4}[ ./-](?:\d{1,2}|[A-Za-z]{3,9})[ ./-]\d{1,4}"),
     "identity": re.compile(r"[^.!?\n\d]{0,24}?[A-Z]{0,3}\d[\dA-Z -]{4,18}"),
@@ -97,8 +97,8 @@ _AFTER = {
     "postcode": re.compile(r"[^.!?\n\d]{0,16}?[A-Z]{0,2}\d[\dA-Z -]{3,7}"),
 }
 _IBAN = re.compile(rb"[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?(?![A-Za-z0-9])")
-_KINDS = tuple(_CUES)
-_LOOKUP = lookup({kind: hash_words(words.split()) for kind, words in _CUES.items()})
+_KINDS = tuple(CUES)
+_LOOKUP = lookup({kind: hash_words(words.split()) for kind, words in CUES.items()})
 _STREET = np.uint32(1 << _KINDS.index("street"))
 _DIGIT = re.compile(rb"\d")
 _COMMON = np.uint32(1 << _KINDS.index("opener") | 1 << _KINDS.index("everyday"))
@@ -128,7 +128,7 @@ def read(text: str, segments: Segments | None = None) -> Personal:
     counts: Counter[str] = Counter()
     for at in range(0, len(text), BLOCK_CHARS):
         part = segments if segments and len(text) <= BLOCK_CHARS else split(text[at:][:BLOCK_CHARS])
-        _add_scanned(_telling(part), counts)
+        add_scanned(_telling(part), counts)
         _add_own(part, counts)
     return Personal({kind: count for kind, count in counts.items() if count})
 
@@ -141,7 +141,7 @@ def together(found: Iterable[Personal]) -> Personal:
     return Personal(dict(counts))
 
 
-def _add_scanned(text: str, counts: Counter[str]) -> None:
+def add_scanned(text: str, counts: Counter[str]) -> None:
     """What datafog-core finds; a finding belongs to the part in which it begins."""
     for at in range(0, len(text), _SCAN):
         part = text[at : at + _SCAN + _OVERLAP]
@@ -158,7 +158,7 @@ def _telling(segments: Segments) -> str:
     Lone surrogates, which it refuses, become question marks.
     """
     marks = np.flatnonzero(np.frombuffer(segments.data.translate(_TELLING), np.bool_))
-    long = segments.word_starts[segments.word_ends - segments.word_starts >= _LONG_WORD]
+    long = segments.word_starts[segments.word_ends - segments.word_starts >= LONG_WORD]
     at = np.searchsorted(segments.starts, np.concatenate((marks, long)), side="right") - 1
     told = np.zeros(len(segments) + 2, np.bool_)
     told[at + 1] = True
@@ -178,14 +178,14 @@ def _add_own(segments: Segments, counts: Counter[str]) -> None:
     cues = _LOOKUP.find(segments.words)
     met = int(np.bitwise_or.reduce(cues))
     for place, kind in enumerate(_KINDS):
-        if kind in _AFTER and met >> place & 1 and (numbers or kind == "name"):
+        if kind in AFTER and met >> place & 1 and (numbers or kind == "name"):
             at = np.flatnonzero(cues >> np.uint32(place) & 1)
-            counts[kind] = max(counts[kind], _count_after(segments, at, _AFTER[kind]))
+            counts[kind] = max(counts[kind], _count_after(segments, at, AFTER[kind]))
     if numbers:
         streets = np.flatnonzero(cues & _STREET)
         counts["address"] += shapes.numbered(streets) + shapes.house_numbers()
         counts["card"] = max(counts["card"], shapes.cards())
-        _add_ibans(segments.data, shapes.iban_starts().tolist(), counts)
+        add_ibans(segments.data, shapes.iban_starts().tolist(), counts)
     common = cues & _COMMON > 0
     counts["person"] += shapes.people(common)
     counts["proper"] += shapes.proper(common)
@@ -196,11 +196,11 @@ def _count_after(segments: Segments, at: Ints, pattern: re.Pattern[str]) -> int:
         at = at[np.linspace(0, len(at) - 1, MAX_CUES).astype(np.intp)]
     data, count = segments.data, 0
     for end in segments.word_ends[at].tolist():
-        count += pattern.match(data[end : end + _REACH].decode("utf-8", "ignore")) is not None
+        count += pattern.match(data[end : end + REACH].decode("utf-8", "ignore")) is not None
     return count
 
 
-def _add_ibans(data: bytes, starts: list[int], counts: Counter[str]) -> None:
+def add_ibans(data: bytes, starts: list[int], counts: Counter[str]) -> None:
     """Those of the form whose checksum is wrong count as accounts of another kind."""
     end = 0
     for start in starts:
@@ -237,8 +237,8 @@ class _Shapes:
             return 0
         found = np.zeros(len(at), np.bool_)
         for back in range(1, 5):
-            before = at - back
-            same = (before >= 0) & (self._owner[before] == self._owner[at])
+            before = np.maximum(at - back, 0)
+            same = (at >= back) & (self._owner[before] == self._owner[at])
             found |= same & self._number[before]
         after = np.minimum(at + 1, len(self._owner) - 1)
         found |= (self._near[at] <= 2) & self._number[after]

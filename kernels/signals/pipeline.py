@@ -15,6 +15,7 @@ suspicion) reads the full text in the first tier, which no budget shortens. Earl
 compared with the last one where their vectors are kept, or the budget allows another pass.
 """
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from time import perf_counter
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 from kernels.compress import compress_segments
 from kernels.intake import Early
 from kernels.segments import Segments, split
-from kernels.signals import grams, language, personal, reask, suspicion, text
+from kernels.signals import brief, grams, language, personal, reask, suspicion, text
 from kernels.signals.encoder import CAP, Encoder
 from kernels.signals.heads import HeadBank
 from kernels.signals.personal import Personal
@@ -135,15 +136,10 @@ class Pipeline:
             :meth:`HeadBank.read` returns.
         """
         run = _Run(self._clock, self._clock())
-        turns, _ = text.user_turns(messages)
+        turns, count = text.user_turns(messages)
         whole = "\n".join(turns)
-        # One division into sentences serves all who need one.
-        segments = split(whole) if early is None and 0 < len(whole) <= MAX_CHARS else None
-        found: Signals = {**text.read_messages(messages)}
-        if early is None:
-            private, suspect = personal.read(whole, segments), suspicion.read(whole, segments)
-        else:
-            private, suspect = early.personal, early.suspicion
+        found: Signals = {**text.read(whole), "turns": math.log1p(count)}
+        private, suspect, segments = _guarding(whole, early)
         found.update(_first(private, suspect))
         found["language"] = (early.language if early else language.read(whole)).code
         vectors: dict[str, Floats] = {}
@@ -232,6 +228,20 @@ def evidence(private: Personal, suspect: Suspicion) -> Floats:
     """
     counts = [float(min(_MOST, private.counts.get(kind, 0))) for kind in _KINDS]
     return np.array([*counts, suspect.score], dtype=np.float32)
+
+
+def _guarding(whole: str, early: Early | None) -> tuple[Personal, Suspicion, Segments | None]:
+    """What must see every character; and the text's sentences, where it was cut into them.
+
+    One division into sentences serves all who need one.
+    """
+    if early is not None:
+        return early.personal, early.suspicion, None
+    told = brief.read(whole)
+    if told is not None:
+        return *told, None
+    segments = split(whole) if 0 < len(whole) <= MAX_CHARS else None
+    return personal.read(whole, segments), suspicion.read(whole, segments), segments
 
 
 def _first(private: Personal, suspect: Suspicion) -> Signals:

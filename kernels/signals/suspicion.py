@@ -23,7 +23,7 @@ SUSPICIOUS = 0.5
 BLOCK_CHARS = 262_144
 """A longer text is read in blocks, so its arrays stay small; a sentence may be cut between two."""
 
-_WEIGHTS = {
+WEIGHTS = {
     "drop": 2.0,
     "rules": 1.5,
     "prior": 0.5,
@@ -42,18 +42,18 @@ _WEIGHTS = {
     "open": 1.5,
     "machine": 2.5,
 }
-_AGAIN = 0.5
+AGAIN = 0.5
 """What the second word of a kind adds, as a share of the first."""
-_TOGETHER = ((("drop", "rules"), 1.5), (("secret", "tell"), 1.0), (("harm", "how"), 1.5))
+TOGETHER = ((("drop", "rules"), 1.5), (("secret", "tell"), 1.0), (("harm", "how"), 1.5))
 """Kinds that mean more in one sentence."""
-_PER_WORD = 0.04
-"""What each word takes off, up to :data:`_MAX_WORDS`: a long sentence holds words of all kinds."""
-_MAX_WORDS = 60
-_MARK = 4.0
-_BIAS = 4.0
+PER_WORD = 0.04
+"""What each word takes off, up to :data:`MAX_WORDS`: a long sentence holds words of all kinds."""
+MAX_WORDS = 60
+MARK = 4.0
+BIAS = 4.0
 """About one sentence in 250 of ordinary long prompts comes to more than this."""
-_LONG_WORD = 64
-_MARKS = re.compile(
+LONG_WORD = 64
+MARKS = re.compile(
     rb"<\|[a-z_]{2,20}\|>|\[/?INST\]|<</?SYS>>|\xe2\x80[\x8b-\x8f\xaa-\xae]|\xe2\x81[\xa0-\xa4]"
     rb"|\xf3\xa0[\x80\x81]"
 )
@@ -61,7 +61,7 @@ _WORDS = word_lookup()
 _PAIRS = pair_lookup()
 _KINDS = tuple(WORDS) + tuple(PAIRS)
 _BITS = np.uint32(1) << np.arange(len(_KINDS), dtype=np.uint32)
-_WEIGHT = np.array([_WEIGHTS[kind] for kind in _KINDS])
+_WEIGHT = np.array([WEIGHTS[kind] for kind in _KINDS])
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +98,12 @@ def score(segments: Segments) -> Scores:
     """The score of each sentence ``(n,)``, between 0 and 1."""
     count = len(segments)
     seen = _count_kinds(segments)
-    total = (seen > 0) @ _WEIGHT + _AGAIN * ((seen > 1) @ _WEIGHT) - _BIAS
-    for (one, other), weight in _TOGETHER:
+    total = (seen > 0) @ _WEIGHT + AGAIN * ((seen > 1) @ _WEIGHT) - BIAS
+    for (one, other), weight in TOGETHER:
         total += weight * ((seen[:, _KINDS.index(one)] > 0) & (seen[:, _KINDS.index(other)] > 0))
     words = np.bincount(segments.owner, minlength=count)
-    total -= _PER_WORD * np.minimum(words, _MAX_WORDS)
-    total += _MARK * _marked(segments)
+    total -= PER_WORD * np.minimum(words, MAX_WORDS)
+    total += MARK * _marked(segments)
     found: Scores = 1.0 / (1.0 + np.exp(-total))
     return found
 
@@ -123,8 +123,8 @@ def _count_kinds(segments: Segments) -> NDArray[np.int64]:
 def _marked(segments: Segments) -> NDArray[np.bool_]:
     """Which sentences hold what prose does not."""
     marked = np.zeros(len(segments), np.bool_)
-    tags = [match.start() for match in _MARKS.finditer(segments.data)]
+    tags = [match.start() for match in MARKS.finditer(segments.data)]
     if tags:
         marked[np.searchsorted(segments.starts, tags, side="right") - 1] = True
-    marked[segments.owner[segments.word_ends - segments.word_starts >= _LONG_WORD]] = True
+    marked[segments.owner[segments.word_ends - segments.word_starts >= LONG_WORD]] = True
     return marked

@@ -104,3 +104,8 @@ def test_the_score_tells_texts_with_personal_data_from_others():
     wins = (scores[holds][:, None] > scores[~holds]).mean()
     ties = (scores[holds][:, None] == scores[~holds]).mean()
     assert wins + ties / 2 >= 0.90
+
+
+def test_an_address_may_be_all_that_a_text_holds() -> None:
+    assert personal.read("3 Elm Street").counts["address"] == 1
+    assert personal.read("Flat 3").counts["address"] == 1
