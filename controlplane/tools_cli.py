@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with one_thread():
             told = _refine(options) if options.command == "refine" else _rank(options)
-    except (ToolsError, ModelsError, ValueError, OSError, SafetensorError) as error:
+    except (ModelsError, ValueError, OSError) as error:
         sys.stderr.write(f"pointsman tools: {error}\n")
         return 2
     sys.stdout.write(told + "\n")
@@ -199,14 +199,16 @@ def read(path: Path) -> tuple[list[str], Floats, Floats]:
     Raises:
         ToolsError: The file is of another kind.
         OSError: It cannot be read.
-        SafetensorError: It is no safetensors file.
     """
-    with safe_open(path, framework="numpy") as stream:
-        told = stream.metadata() or {}
-        if told.get("format") != FORMAT:
-            raise ToolsError(f"{path} has the format {told.get('format')!r}, not {FORMAT!r}")
-        names = [str(one) for one in json.loads(told["names"])]
-        vectors, offsets = stream.get_tensor("vectors"), stream.get_tensor("offsets")
+    try:
+        with safe_open(path, framework="numpy") as stream:
+            told = stream.metadata() or {}
+            if told.get("format") != FORMAT:
+                raise ToolsError(f"{path} has the format {told.get('format')!r}, not {FORMAT!r}")
+            names = [str(one) for one in json.loads(told["names"])]
+            vectors, offsets = stream.get_tensor("vectors"), stream.get_tensor("offsets")
+    except SafetensorError as error:
+        raise ToolsError(f"{path} is not what `pointsman tools refine` wrote: {error}") from error
     if not len(names) == len(vectors) == len(offsets):
         raise ToolsError(f"{path}: {len(names)} names for {len(vectors)} vectors: refine again")
     return names, vectors, offsets
