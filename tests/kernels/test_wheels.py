@@ -1,5 +1,6 @@
 import hashlib
 import json
+import socket
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -84,6 +85,25 @@ def test_other_bytes_than_the_pinned_ones_are_refused(tmp_path: Path) -> None:
     }
     with index(pages) as url, pytest.raises(WheelError, match="not the file that was reviewed"):
         download(wheel, url, tmp_path / "brought.whl")
+
+
+@pytest.mark.parametrize("said", [b"", b"no HTTP at all\r\n\r\n"])
+def test_an_index_that_breaks_off_is_named(tmp_path: Path, said: bytes) -> None:
+    wheel, _ = make_wheel(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(said)
+
+        thread = Thread(target=answer, daemon=True)
+        thread.start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/simple"
+        with pytest.raises(WheelError, match="does not answer"):
+            download(wheel, url, tmp_path / "brought.whl")
+        thread.join()
 
 
 def test_an_altered_file_in_a_wheel_is_refused(tmp_path: Path) -> None:
