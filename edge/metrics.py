@@ -35,6 +35,7 @@ class Metrics:
     nacks: Counter = field(init=False)
     provider_fallbacks: Counter = field(init=False)
     signals_late: Counter = field(init=False)
+    signals_failed: Counter = field(init=False)
     heads_unread: Counter = field(init=False)
     guarded: Counter = field(init=False)
     signal_seconds: Histogram = field(init=False)
@@ -127,6 +128,7 @@ _COUNTERS = (
     ("nacks", ("policy",), "Bundles refused"),
     ("provider_fallbacks", ("provider",), "Providers that were passed over for the encoder"),
     ("signals_late", ("tier",), "Tiers of signals that were left out for time"),
+    ("signals_failed", (), "Requests whose models failed, so that only the first tier was read"),
     ("heads_unread", ("policy", "head"), "Contexts without the vector that a head reads"),
     ("guarded", ("policy", "head"), "Requests for which a head's guard held arms back"),
 )

@@ -77,11 +77,20 @@ class Reader:
         return {**found, **told, **given}
 
     def _modelled(self, applied: Applied, messages: Sequence[object]) -> dict[str, ContextValue]:
-        """All tiers; which were read is counted, and not part of a context."""
+        """All tiers; which were read is counted, and not part of a context.
+
+        Where models fail, what needs none is read: heads of their vectors are blind, and guarded.
+        """
         if applied.signals is None:
             raise TypeError(applied)
         started = perf_counter()
-        found = applied.signals.read(messages)
+        try:
+            found = applied.signals.read(messages)
+        except Exception as error:  # noqa: BLE001 — a model's trouble must not refuse requests
+            self._metrics.signals_failed.inc()
+            # Its message may hold a part of the prompt.
+            log.error("signals.failed", error=type(error).__name__)  # noqa: TRY400
+            return dict(text.read_messages(messages))
         tiers, late = str(found.pop(TIERS, "")), str(found.pop(LATE, ""))
         self._metrics.signal_seconds.labels(tiers).observe(perf_counter() - started)
         for tier in filter(None, late.split(",")):
@@ -137,7 +146,7 @@ def _opened(folder: Path, settings: Settings, metrics: Metrics) -> Signals:
             providers=settings.providers or DEFAULT_ORDER,
             require=settings.require_provider,
         )
-    except (ModelsError, ProviderError, ValueError) as error:
+    except (ImportError, ModelsError, ProviderError, ValueError) as error:
         raise SignalsError(f"POINTSMAN_EDGE_MODELS={folder}: {error}") from error
     for fallback in opened.fallbacks:
         metrics.provider_fallbacks.labels(fallback.provider).inc()

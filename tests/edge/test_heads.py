@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import structlog
 
 from edge.heads import MOST_LOGGED, answers, bank_of, held, permitted
 from edge.metrics import Metrics
@@ -211,6 +212,28 @@ def test_tiers_are_counted_and_no_part_of_a_context() -> None:
     assert context_of(bundle, CAPITAL).items() <= dict(found).items()
     text = metrics.signal_seconds.labels("text")
     assert sum(bucket.get() for bucket in text._buckets) == 1
+
+
+def test_a_request_whose_models_fail_is_served_guarded_and_counted() -> None:
+    class Failing:
+        """As a runtime whose card has gone."""
+
+        def read(self, messages: object) -> dict[str, Any]:
+            raise RuntimeError(f"out of memory on {messages}")
+
+        def with_heads(self, *_: object) -> "Failing":
+            return self
+
+    metrics = Metrics()
+    heads = (replace(served("unsafe", finder(BOMB)), feature="embedding"),)
+    bundle = with_heads(*heads, guards=(GUARD,))
+    asked = [{"role": "user", "content": CAPITAL}]
+    with structlog.testing.capture_logs() as logs:
+        found = dict(asyncio.run(Reader(metrics, Failing()).read(bundle, asked, {})))
+    assert found["words"] == read(CAPITAL)["words"]
+    assert held(bundle, found) == [GUARD]
+    assert metrics.signals_failed._value.get() == 1
+    assert CAPITAL not in str(logs)
 
 
 def test_the_vectors_that_models_make_are_known_to_the_edge() -> None:
