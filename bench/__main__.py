@@ -16,8 +16,8 @@ from bench import curves, page, plots
 from bench.curves import Curve
 from bench.pivots import Row
 
-NAMES = ("loop", "learning", "evidence", "ingest", "edge")
-LIMIT_S = {"learning": 8 * 3_600, "evidence": 2 * 3_600}
+NAMES = ("loop", "learning", "evidence", "ingest", "edge", "pages", "kernels")
+LIMIT_S = {"learning": 8 * 3_600, "evidence": 2 * 3_600, "kernels": 2 * 3_600}
 """Of a benchmark's process; the learners pass over all tables, ten times each; evidence is of
 hundreds of logs."""
 USUAL_LIMIT_S = 1_800

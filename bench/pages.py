@@ -65,16 +65,13 @@ def run(quick: bool) -> list[Measure]:  # noqa: FBT001 — the one switch of eve
     """All measures."""
     logs.configure("error")  # stdout is for the figures, and findings are logged
     with installed(QUICK_ROWS if quick else ROWS) as place:
-        paths = [*PAGES.values(), *lists(place).values(), *judged(place).values(), TRIVIAL]
+        paths = [*PAGES.values(), *lists().values(), *judged(place).values(), TRIVIAL]
         found = ask(place, paths, turns=7 if quick else 31)
         trivial = found[TRIVIAL]
         return [
             *(one for name, path in PAGES.items() for one in times(name, found[path], trivial)),
             weight(place, found),
-            *(
-                limited(name, found[path], trivial, LIST_GOAL)
-                for name, path in lists(place).items()
-            ),
+            *(limited(name, found[path], trivial, LIST_GOAL) for name, path in lists().items()),
             *(
                 beside(f"{name}, whole", found[path].whole_s, trivial)
                 for name, path in judged(place).items()
@@ -86,9 +83,8 @@ PAGES = {"dashboard": "/", "login page": "/login"}
 ASSETS = ("/pointsman.css", "/pointsman.svg")
 
 
-def lists(place: Place) -> dict[str, str]:
+def lists() -> dict[str, str]:
     """What programs read often."""
-    del place
     policy = "/v1/policies/chat"
     return {
         "policies": "/v1/policies",
