@@ -8,6 +8,10 @@ that little is left to do after the last byte.
 It looks and never judges: bytes are not kept, nothing is refused, and whatever it cannot follow
 ends its reading with :attr:`Intake.broken`. Whether a body is valid JSON is for the parser that
 gets the whole of it.
+
+What it reads is the text of :func:`kernels.signals.text.user_turns`. Nothing may be hidden from it
+that a parser finds later, so it gives up where a key or a role is written with an escape or a role
+comes twice, and has no answer where only the whole body tells which texts count.
 """
 
 import re
@@ -20,6 +24,7 @@ from kernels.signals import language, personal, suspicion
 from kernels.signals.language import Language
 from kernels.signals.personal import Personal
 from kernels.signals.suspicion import Suspicion
+from kernels.signals.text import MAX_MESSAGES
 
 BLOCK_CHARS = 16_384
 """Text is read when so much of it has come."""
@@ -109,6 +114,10 @@ class Intake:
         self._role = b""
         self._first_user: int | None = None
         self._messages = 0
+        self._users = 0
+        self._said = False
+        self._others = False
+        self._passed = False
         self._text = _Text()
 
     def feed(self, data: bytes) -> None:
@@ -131,8 +140,15 @@ class Intake:
         self._rest = buffer[at:]
 
     def finish(self) -> Early | None:
-        """What the whole text tells, or None where the body could not be followed to its end."""
+        """What the whole text tells, or None where that is not known from what was followed.
+
+        It is not where the body has no end, where a text was taken for the user's and is not, where
+        no message is the user's, so that those which were passed over count, or where there are
+        more messages than are read.
+        """
         if self.broken or self._stack or self._string is not None:
+            return None
+        if self._messages > MAX_MESSAGES or (self._others if self._users else self._passed):
             return None
         self._text.read(whole=True)
         return self.so_far()
@@ -169,9 +185,13 @@ class Intake:
         if tuple(self._stack) == _MESSAGE:
             self._messages += 1
             self._role = b""
+            self._said = False
         self.broken = len(self._stack) > MAX_DEPTH
 
     def _close(self, mark: bytes) -> None:
+        if tuple(self._stack) == _MESSAGE and self._keys[1] == b"messages":
+            self._users += self._role == b"user"
+            self._others |= self._said and self._role != b"user"
         if not self._stack or self._stack.pop() != (b"{" if mark == b"}" else b"["):
             self.broken = True
             return
@@ -210,9 +230,11 @@ class Intake:
         if self._at_key:
             self._keys[-1] = value
             self._at_key = False
+            self.broken |= b"\\" in value
         elif tuple(self._stack) == (b"{",) and self._keys[1] == b"model":
             self.model = _decoded(value)
         elif tuple(self._stack) == _MESSAGE and self._keys[3] == b"role":
+            self.broken |= bool(self._role) or b"\\" in value
             self._role = value
 
     def _is_text(self) -> bool:
@@ -220,14 +242,19 @@ class Intake:
         stack, keys = tuple(self._stack), self._keys
         if stack[:3] != _MESSAGE or keys[1] != b"messages" or keys[3] != b"content":
             return False
-        return len(stack) in (3, 4) or (stack == _PART and keys[5] == b"text")
+        if len(stack) not in (3, 4) and not (stack == _PART and keys[5] == b"text"):
+            return False
+        counts = self._role in (b"", b"user")
+        self._passed |= not counts
+        return counts
 
     def _add_text(self, part: bytes) -> None:
+        self._said = True
         text = _decoded(part)
         if text is None:
             self.broken = True
             return
-        if self._role in (b"", b"user") and self._first_user is None:
+        if self._first_user is None:
             self._first_user = self._messages
         self._text.add(text, opens=self._messages == self._first_user)
 

@@ -125,7 +125,7 @@ class Pipeline:
         Args:
             messages: as they came.
             early: what was read of the same text while it came (:mod:`kernels.intake`), which is
-                then not read again.
+                then not read again; one of less text than there is counts for nothing.
 
         Returns:
             The first tier's values: those of :func:`kernels.signals.text.read_messages`,
@@ -138,6 +138,8 @@ class Pipeline:
         run = _Run(self._clock, self._clock())
         turns, count = text.user_turns(messages)
         whole = "\n".join(turns)
+        if early is not None and early.chars < len(whole):
+            early = None
         found: Signals = {**text.read(whole), "turns": math.log1p(count)}
         private, suspect, segments = _guarding(whole, early)
         found.update(_first(private, suspect))

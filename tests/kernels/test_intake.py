@@ -134,3 +134,37 @@ def test_what_cannot_be_followed_ends_the_reading(body):
 def test_a_body_that_stops_early_tells_nothing():
     body = chat("hello")
     assert all(fed(body[:end], []).finish() is None for end in range(1, len(body)))
+
+
+def message(role: str, content: object) -> str:
+    return json.dumps({"role": role, "content": content})
+
+
+MAIL = "mail ann@example.org"
+
+
+def test_what_others_than_the_user_say_does_not_count() -> None:
+    told = [message("system", MAIL), message("user", "hello"), message("assistant", MAIL)]
+    found = whole(f'{{"messages":[{",".join(told)}]}}'.encode())
+    assert found.chars == len("hello\n")
+    assert not found.personal.counts
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [message("assistant", MAIL)],
+        ['{"content":"hello","role":"assistant"}', message("user", "hello")],
+        ['{"role":"assistant","content":"hello","role":"user"}'],
+        ['{"role":"us\\u0065r","content":"hello"}'],
+        ['{"role":"user","cont\\u0065nt":"hello"}'],
+        [message("user", "hello")] * 257,
+    ],
+    ids=["no user", "role last", "role twice", "escaped role", "escaped key", "too many"],
+)
+def test_where_only_the_whole_body_tells_whose_text_counts_there_is_no_answer(
+    messages: list[str],
+) -> None:
+    body = f'{{"messages":[{",".join(messages)}]}}'.encode()
+    assert json.loads(body)
+    assert fed(body, []).finish() is None
