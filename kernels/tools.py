@@ -121,11 +121,10 @@ def refine(tools: Floats, outcomes: Outcomes, *, least: int = LEAST, seed: int =
         ValueError: Shapes disagree, or there is too much; the message says what to leave out.
     """
     _check(tools, outcomes, least)
-    pairs = ranking.pairs_of(tools, outcomes.queries, _of(outcomes, good=True))
+    pairs, failed = pairs_of_outcomes(tools, outcomes)
     enough = np.bincount(pairs.tool, minlength=len(tools)) >= least
     if not enough.any():
         return _unmoved(tools, pairs)
-    failed = _of(outcomes, good=False)
     moves = moves_of(tools, outcomes.queries, pairs, failed, enough)
     step = _choose_step(moves, pairs)
     scores = moves.left_out(pairs, step)
@@ -145,6 +144,12 @@ def refine(tools: Floats, outcomes: Outcomes, *, least: int = LEAST, seed: int =
                 after=_mean(ranking.ndcg(pairs, served, ranking.own(pairs, served))),
             )
     return _unmoved(tools, pairs)
+
+
+def pairs_of_outcomes(tools: Floats, outcomes: Outcomes) -> tuple[Pairs, tuple[Ints, Ints]]:
+    """Queries with the tools that served them, and query and tool of each failure; each once."""
+    pairs = ranking.pairs_of(tools, outcomes.queries, _of(outcomes, good=True))
+    return pairs, _of(outcomes, good=False)
 
 
 def _check(tools: Floats, outcomes: Outcomes, least: int) -> None:
