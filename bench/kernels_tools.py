@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from time import perf_counter
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +55,19 @@ def run(quick: bool) -> list[Measure]:  # noqa: FBT001 — the one switch of eve
         *several(table),
         served(table, quick=quick),
     ]
+
+
+class Labelled(Protocol):
+    """Vectors of tools ``(t, d)`` and queries ``(n, d)``, and the tool of each query ``(n,)``."""
+
+    @property
+    def names(self) -> Sequence[str]: ...
+    @property
+    def tool(self) -> Ints: ...
+    @property
+    def tools(self) -> Floats: ...
+    @property
+    def queries(self) -> Floats: ...
 
 
 class Table:
@@ -93,12 +107,12 @@ class Split:
     test: Ints
 
     @classmethod
-    def of(cls, table: Table, seed: int) -> "Split":
+    def of(cls, table: Labelled, seed: int) -> "Split":
         order = np.random.default_rng(seed).permutation(len(table.tool))
         cut = round(TEST_SHARE * len(order))
         return cls(np.sort(order[cut:]), np.sort(order[:cut]))
 
-    def thinned(self, table: Table, seed: int) -> "Split":
+    def thinned(self, table: Labelled, seed: int) -> "Split":
         """A fifth of the tools has no row in the log, and another fifth has one or two."""
         rng = np.random.default_rng(1_000 + seed)
         tools = rng.permutation(len(table.names))
@@ -117,7 +131,7 @@ class Split:
         return Split(np.sort(np.array(kept)), self.test)
 
 
-def outcomes(table: Table, split: Split) -> Outcomes:
+def outcomes(table: Labelled, split: Split) -> Outcomes:
     """Labels as successes, and the wrong ones of the first choices by descriptions as failures."""
     queries, right = table.queries[split.log], table.tool[split.log]
     first = (queries @ table.tools.T).argmax(axis=1)
@@ -171,8 +185,8 @@ class Trial:
             refined.scores(queries),
         )
         logged = np.bincount(table.tool[split.log], minlength=len(table.names))
-        judged = (Judged.of(table, split.test, one) for one in scores)
-        return cls(table.tool[split.test], logged, *judged, refined, seconds)
+        before, plain, after = (Judged.of(table, split.test, one) for one in scores)
+        return cls(table.tool[split.test], logged, before, plain, after, refined, seconds)
 
     def worse(self, which: Flags) -> int:
         """Of these tools, how many the test side ranks worse than by descriptions."""

@@ -185,7 +185,7 @@ def _embed(root: Path | None, texts: Sequence[str]) -> Floats:
 
 def write(path: Path, names: Sequence[str], found: Refined) -> None:
     """Keep refined tools: ``vectors`` (t, d), ``offsets`` (t,), ``refined`` (t,), and the names."""
-    tensors = {
+    tensors: dict[str, NDArray[Any]] = {
         "vectors": np.ascontiguousarray(found.vectors),
         "offsets": found.offsets,
         "refined": found.refined.astype(np.uint8),

@@ -113,7 +113,7 @@ def _at(ranked: Floats, place: Ints) -> Floats:
     return np.where(np.isfinite(found), found, 0.0).astype(np.float32)
 
 
-def unit(vectors: Floats) -> Floats:
+def unit(vectors: NDArray[np.floating]) -> Floats:
     """Rows scaled to Euclidean length 1; a row of zeros stays."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     found: Floats = (vectors / np.maximum(lengths, SLACK)).astype(np.float32)

@@ -134,7 +134,8 @@ def reorder(first: Ints, told: Floats, movable: Flags) -> Ints:
     found = np.concatenate([first, np.zeros((len(first), 1), np.int64)], axis=1)
     moved = np.take_along_axis(first, best, axis=1)
     np.put_along_axis(found, places, moved, axis=1)
-    return found[:, : first.shape[1]]
+    kept: Ints = found[:, : first.shape[1]]
+    return kept
 
 
 def _blank(pairs: Pairs, many: Ints) -> Reranker:
@@ -165,7 +166,8 @@ def _learn(numbers: Floats, right: Flags, movable: Flags) -> Floats:
         chance = _chances(np.where(moves, x @ weights, -np.inf))
         slope = np.einsum("nkf,nk->f", x, chance - told) / len(x) + RIDGE * weights
         weights -= RATE * slope
-    return (weights / scale).astype(np.float32)
+    found: Floats = (weights / scale).astype(np.float32)
+    return found
 
 
 def _chances(told: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -53,10 +53,11 @@ def test_without_tables_nothing_is_measured(monkeypatch):
 
 
 def test_refined_tools_reach_their_goals_on_unseen_queries():
-    if tables.folder() is None:
+    place = tables.folder()
+    if place is None:
         pytest.skip("POINTSMAN_BENCH_DATA is not set: no table of tools")
     pytest.importorskip("onnxruntime")
-    table = kernels_tools.Table(tables.folder())
+    table = kernels_tools.Table(place)
     found = {one.measure: one for one in kernels_tools.known(table, (0,))}
     goals = [one for one in found.values() if one.goal]
     assert goals

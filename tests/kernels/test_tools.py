@@ -6,6 +6,7 @@ import pytest
 from kernels import tools as tools_module
 from kernels import tools_ranking as ranking
 from kernels.tools import Outcomes, refine
+from kernels.tools_moves import moves_of
 from kernels.tools_ranking import unit
 
 SIZE = 24
@@ -100,8 +101,8 @@ def test_a_failure_pushes_a_tool_away_from_its_query():
     failures = (failed, np.zeros(len(failed), np.int64))
     none = (np.zeros(0, np.int64), np.zeros(0, np.int64))
     step = (3.0, 0.5)
-    there = tools_module.moves_of(world.tools, log.queries, pairs, failures, enough).vectors(step)
-    without = tools_module.moves_of(world.tools, log.queries, pairs, none, enough).vectors(step)
+    there = moves_of(world.tools, log.queries, pairs, failures, enough).vectors(step)
+    without = moves_of(world.tools, log.queries, pairs, none, enough).vectors(step)
     at = world.queries[failed].mean(axis=0)
     assert there[0] @ at < without[0] @ at
     np.testing.assert_allclose(there[2:], without[2:], atol=1e-6)
@@ -114,7 +115,7 @@ def test_a_query_that_is_left_out_moves_nothing_that_it_is_ranked_by():
     pairs = ranking.pairs_of(world.tools, log.queries, (log.query, log.tool))
     enough = np.ones(6, np.bool_)
     none = (np.zeros(0, np.int64), np.zeros(0, np.int64))
-    moves = tools_module.moves_of(world.tools, log.queries, pairs, none, enough)
+    moves = moves_of(world.tools, log.queries, pairs, none, enough)
     scores = moves.left_out(pairs, (3.0, 0.5))
     row = 11
     own = int(world.tool[row])
