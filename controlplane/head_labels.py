@@ -14,7 +14,7 @@ from controlplane.heads_config import HeadConfig
 from learners.head_bank import vector_of
 from learners.head_training import UNKNOWN, Labelled
 from storage import heads, policies
-from storage.heads import Span
+from storage.heads import NONE, Span
 
 MAX_WEIGHT = 100.0
 """Of a row by its propensity: a rarer choice counts no more than this."""
@@ -48,11 +48,33 @@ def read(
     return _gathered(head, _labelled(connection, policy_id, config, head))
 
 
+def usable(
+    connection: sa.Connection,
+    policy_id: UUID,
+    config: PolicyConfig,
+    head: HeadConfig,
+    *,
+    after: UUID,
+) -> int:
+    """How many of those that :func:`count` counts say a class of the head's, and have its vector.
+
+    Others say another category, are of sources without trust or at odds, or hold a vector of
+    another length.
+    """
+    rows = _labelled(connection, policy_id, config, head, after=after)
+    return sum(vector_of({"": row.vector}, "", head.size) is not None for row, _ in rows)
+
+
 def _labelled(
-    connection: sa.Connection, policy_id: UUID, config: PolicyConfig, head: HeadConfig
+    connection: sa.Connection,
+    policy_id: UUID,
+    config: PolicyConfig,
+    head: HeadConfig,
+    *,
+    after: UUID = NONE,
 ) -> Iterator[tuple[Any, Label]]:
     """Rows of the log that have a label, with it; newest first."""
-    span = Span(head.feature, head.max_labels)
+    span = Span(head.feature, head.max_labels, after=after)
     if head.metric is not None:
         for said in heads.said(connection, policy_id, span, metric=head.metric):
             label = voted(said.said, head, config.sources)

@@ -27,7 +27,7 @@ from controlplane.head_labels import HeadLog
 from controlplane.heads_config import HeadConfig
 from controlplane.publishing import Publisher
 from learners.head_bank import single
-from learners.head_training import Labelled, compare, frequencies, train
+from learners.head_training import Comparison, Labelled, compare, frequencies, train
 from learners.heads import HeadModel
 from storage import heads, policies, versions
 from storage.heads import CANDIDATE, NONE, REFUSED, RETIRED, REVERTED, SERVING, StoredHead
@@ -89,7 +89,10 @@ def step(
 
 
 def learn(ground: Ground, found: HeadLog) -> Attempt:
-    """Train on the older part of the labels, and judge on the newer one."""
+    """Train on the older part of the labels, and judge on the newer one.
+
+    A training that fails is an attempt too: it is shown, and not tried again on the same labels.
+    """
     head, serving = ground.head, ground.serving
     cut = round(len(found.rows) * (1 - head.share))
     older, newer = found.rows.part(slice(None, cut)), found.rows.part(slice(cut, None))
@@ -104,6 +107,22 @@ def learn(ground: Ground, found: HeadLog) -> Attempt:
     )
     if not all(check.passed for check in head_gate.enough(evidence, head)):
         return Attempt(None, head_gate.judge(evidence, head), evidence, found, cut)
+    try:
+        model, compared = _trained(ground, older, newer)
+    except FAILURES as error:
+        why = str(error) or repr(error)
+        log.warning("head.not_trained", head=head.name, policy=str(ground.policy_id), detail=why)
+        checks = tuple(head_gate.enough(evidence, head))
+        failed = Verdict(False, f"not served: training failed: {why}", checks)
+        return Attempt(None, failed, evidence, found, cut)
+    evidence = HeadEvidence(
+        evidence.trained, evidence.judged, compared, evidence.serving, evidence.look
+    )
+    return Attempt(model, head_gate.judge(evidence, head), evidence, found, cut)
+
+
+def _trained(ground: Ground, older: Labelled, newer: Labelled) -> tuple[HeadModel, Comparison]:
+    head, serving = ground.head, ground.serving
     # An edge computes in single precision, so that is what is judged.
     model = single(train(older, kind=head.kind, classes=head.names, threshold=head.threshold))
     compared = compare(
@@ -113,10 +132,7 @@ def learn(ground: Ground, found: HeadLog) -> Attempt:
         frequencies(older, head.kind, len(model.classes)),
         level=head_gate.level_of(head, ground.look),
     )
-    evidence = HeadEvidence(
-        evidence.trained, evidence.judged, compared, evidence.serving, evidence.look
-    )
-    return Attempt(model, head_gate.judge(evidence, head), evidence, found, cut)
+    return model, compared
 
 
 def publish(
@@ -145,7 +161,8 @@ def publish(
         raise NotFoundError(f"head {name!r} has no version {number}")
     if not version.passed or not served_heads.stands(version, head):
         failed = [check for check in version.checks if not check["passed"]]
-        why = version.summary if failed else "the head was declared anew since it was trained"
+        anew = "the head was declared anew since it was trained"
+        why = anew if version.passed else version.summary
         raise GateError(f"version {number} of head {name!r} may not serve: {why}", failed)
     head_entry.refuse_held(connection, policy_id, now)
     return _serve(connection, publisher, version, _reason(version), now)
@@ -202,13 +219,14 @@ def _attempt(
         there = head_labels.count(connection, policy_id, head, after=after, limit=needed)
         if there < needed:
             return None
+        # Labels of which it can make nothing would have it train on the same ones for ever.
+        usable = head_labels.usable(connection, policy_id, config, head, after=after)
+        if usable < needed:
+            noted = {"head": head.name, "policy": str(policy_id), "usable": usable}
+            log.warning("head.labels_do_not_fit", labels=there, needed=needed, **noted)
+            return None
         found = head_labels.read(connection, policy_id, config, head)
-    try:
-        return (ground, learn(ground, found)) if len(found.rows) else None
-    except FAILURES as error:  # one head's trouble is not to stop the others
-        why = str(error) or repr(error)
-        log.warning("head.not_trained", head=head.name, policy=str(policy_id), detail=why)
-        return None
+    return (ground, learn(ground, found)) if len(found.rows) else None
 
 
 def _waits(

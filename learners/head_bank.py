@@ -21,6 +21,8 @@ LEAD = "heads/"
 """How the names of the heads' tensors begin."""
 HEAD_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
+_LARGEST = float(np.finfo(np.float32).max)
+
 Floats = NDArray[np.float64]
 
 
@@ -251,12 +253,15 @@ def golden(model: HeadModel, count: int = 2) -> tuple[HeadGolden, ...]:
 
 
 def vector_of(context: Mapping[str, Any], feature: str, size: int) -> Floats | None:
-    """The context's vector of that name and length; None where there is none that fits."""
+    """The context's vector of that name and length; None where there is none that fits.
+
+    Numbers beyond single precision do not fit: heads are computed in it.
+    """
     try:
         found = np.asarray(context.get(feature), dtype=np.float64)
     except (TypeError, ValueError, OverflowError):
         return None
-    return found if found.shape == (size,) and np.isfinite(found).all() else None
+    return found if found.shape == (size,) and (np.abs(found) <= _LARGEST).all() else None
 
 
 def _of(tensors: Tensors, name: str) -> dict[str, NDArray[Any]]:

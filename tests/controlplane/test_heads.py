@@ -11,11 +11,15 @@ import sqlalchemy as sa
 
 from controlplane import agenda, heads
 from controlplane.errors import GateError, InvalidError, NotFoundError
+from controlplane.head_labels import HeadLog
+from controlplane.heads_config import HeadConfig
 from edge.heads import held, permitted
 from edge.metrics import Metrics
 from edge.reading import Reader
 from learners.bundle import Bundle
 from learners.head_measures import evaluate
+from learners.head_training import Labelled
+from learners.ids import ENTROPY_BYTES, uuid7
 from storage import work
 from storage.heads import StoredHead
 from tests.controlplane.heads_world import DOMAIN_HEAD, DOMAINS, SIZE, Floats, HeadsWorld, vectors
@@ -132,6 +136,30 @@ def test_too_few_labels_of_a_class_are_said_and_wait_for_more(engine: sa.Engine)
     assert "class 'prose' has 0 labels that trained, fewer than the 20 needed" in made.summary
     assert at.world.bundle().heads.served == ()
     assert at.step() == []  # nothing is tried again before there is more
+
+
+def test_labels_that_say_nothing_to_a_head_do_not_train_it_again(engine: sa.Engine) -> None:
+    at = HeadsWorld(engine, DOMAIN_HEAD)
+    at.teach(300, seed=20)
+    at.step()
+    ids = at.grow([0] * 120, seed=30)
+    at.say(ids, "topic", ["law"] * 120)  # a category of the metric, and none of the head's
+    assert at.step(NOW + timedelta(minutes=1)) == []
+    assert at.step(NOW + timedelta(minutes=2)) == []
+    assert at.states() == [(1, "serving")]
+    at.teach(120, seed=40)
+    assert [one.number for one in at.step(NOW + timedelta(minutes=3))] == [2]
+
+
+def test_a_training_that_fails_is_an_attempt_that_says_why() -> None:
+    head = HeadConfig("topic", metric="topic", classes=DOMAINS, feature="sense", size=SIZE)
+    rows = Labelled(np.full((400, SIZE), np.inf), LABELS, np.ones(400), np.full(400, -1))
+    ids = tuple(uuid7(NOW, bytes([at % 256] * ENTROPY_BYTES)) for at in range(400))
+    ground = heads.Ground(ids[0], head, newest=None, serving=None, look=1)
+    made = heads.learn(ground, HeadLog(ids, rows))
+    assert made.model is None
+    assert not made.verdict.passed
+    assert made.verdict.summary.startswith("not served: training failed: row 0")
 
 
 def test_a_rollback_serves_what_was_displaced_and_holds(engine: sa.Engine) -> None:
