@@ -9,7 +9,7 @@ import numpy as np
 from edge.errors import ProblemError
 from kernels.signals.heads import Head, HeadBank
 from learners.bundle import Bundle
-from learners.errors import BundleError
+from learners.errors import MiscomputedError
 from learners.head_bank import HeadGuard, Heads, ServedHead, vector_of
 from learners.records import Context, ContextValue
 
@@ -24,14 +24,16 @@ def bank_of(heads: Heads) -> HeadBank:
     """The heads as they are applied.
 
     Raises:
-        BundleError: They are no family, or compute otherwise here than where they were trained.
+        MiscomputedError: They are no family, or compute otherwise than where they were trained.
     """
     try:
         bank = HeadBank([_applied(one) for one in heads.served])
         for one in heads.served:
             _check(one, HeadBank([_applied(one, alone=True)]))
+    except MiscomputedError:
+        raise
     except ValueError as error:
-        raise BundleError(f"the heads cannot be applied: {error}") from error
+        raise MiscomputedError(f"the heads cannot be applied: {error}") from error
     return bank
 
 
@@ -137,7 +139,7 @@ def _check(one: ServedHead, bank: HeadBank) -> None:
             wanted = golden.chances
         gap = float(np.abs(np.asarray(got, dtype=np.float64) - np.asarray(wanted)).max())
         if not gap <= TOLERANCE:
-            raise BundleError(f"head {one.name!r} is off by {gap:.3g}: do not serve it")
+            raise MiscomputedError(f"head {one.name!r} is off by {gap:.3g}: do not serve it")
 
 
 def _holds(guard: HeadGuard, served: Mapping[str, ServedHead], context: Context) -> bool:

@@ -18,7 +18,7 @@ from edge.settings import Settings
 from kernels.signals.pipeline import VECTORS, Pipeline
 from kernels.signals.text import TERMS, read
 from learners.bundle import Bundle
-from learners.errors import BundleError
+from learners.errors import MiscomputedError
 from learners.features import Schema
 from learners.head_bank import HeadGuard, Heads, ServedHead, golden, single
 from learners.head_fitting import fit
@@ -125,7 +125,7 @@ def test_a_head_without_its_vector_is_counted_and_says_nothing() -> None:
 def test_a_head_that_is_off_here_is_refused_before_it_serves() -> None:
     model = finder(BOMB)
     other = replace(model, bias=model.bias + 0.5)
-    with pytest.raises(BundleError, match="head 'unsafe' is off by"):
+    with pytest.raises(MiscomputedError, match="head 'unsafe' is off by"):
         bank_of(Heads((ServedHead("unsafe", 1, "terms", model, golden=golden(other)),)))
 
 
@@ -218,7 +218,7 @@ def test_a_request_whose_models_fail_is_served_guarded_and_counted() -> None:
     class Failing:
         """As a runtime whose card has gone."""
 
-        def read(self, messages: object) -> dict[str, Any]:
+        def read(self, messages: object, _: object = None) -> dict[str, Any]:
             raise RuntimeError(f"out of memory on {messages}")
 
         def with_heads(self, *_: object) -> "Failing":
