@@ -2,14 +2,13 @@
 
 It reads what is declared and what is known of recent decisions; it never publishes, refuses or
 mends anything. What it looks for: arms that are never eligible or never chosen, exploration
-included; arms without cards; caps, gates and guardrails that cross each other; settings that name
-an arm, a feature, a metric or a source which is not there; exploration below the floor; parts of
-the reward without data.
+included; arms without cards; caps, gates and guardrails that cross each other; guards of heads that
+leave no arm where they hold together; settings that name an arm, a feature, a metric or a source
+which is not there; exploration below the floor; parts of the reward without data.
 
-A policy here has no rules that match prompts and no groups of classifiers that fire together, so
-there is nothing to say of rules of that kind: what bounds and decides are the reward's caps and
-gates, the release's guardrails and the learners' budgets. Its roles are the fallback arm, the
-small and the large arm of learners that go by price, and whom a shadow asks.
+A policy here has no rules that match prompts: what bounds and decides are the reward's caps and
+gates, the heads' guards, the release's guardrails and the learners' budgets. Its roles are the
+fallback arm, the small and the large arm of learners that go by price, and whom a shadow asks.
 """
 
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from controlplane.lint_arms import lint_arms
+from controlplane.lint_guards import lint_guards
 from controlplane.lint_rewards import lint_rewards
 from controlplane.lint_subject import Counts, Finding, Subject
 
@@ -46,5 +46,5 @@ class Lint:
 
 def lint(subject: Subject) -> Lint:
     """Look at a policy by every rule."""
-    found = [*lint_arms(subject), *lint_rewards(subject)]
+    found = [*lint_arms(subject), *lint_guards(subject), *lint_rewards(subject)]
     return Lint(sorted(found, key=lambda one: one.severity))  # "error" before "warning", stable

@@ -49,12 +49,21 @@ def advance(
     reason: str,
 ) -> StoredRelease:
     """Enter the next stage; where that cannot be published, the release is stopped and says why."""
+    return _enter(means, replace(release, reason=reason), release.stage + 1, "its next stage")
+
+
+def repeat(means: Means, release: StoredRelease) -> StoredRelease:
+    """Begin the stage that stands once more, or stop as :func:`advance` does."""
+    return _enter(means, release, release.stage, "its stage")
+
+
+def _enter(means: Means, release: StoredRelease, stage: int, what: str) -> StoredRelease:
     try:
         with means.connection.begin_nested():
-            return enter(means, replace(release, reason=reason), release.stage + 1)
+            return enter(means, release, stage)
     except (ControlPlaneError, *FAILURES) as error:
         log.exception("release.not_published", release=release.number, version=release.version)
-        why = f"its next stage could not be published: {str(error) or repr(error)}"
+        why = f"{what} could not be published: {str(error) or repr(error)}"
         return end(means, release, STOPPED, why)
 
 
@@ -63,7 +72,7 @@ def enter(
     release: StoredRelease,
     stage: int,
 ) -> StoredRelease:
-    """Begin a stage, or the one that stands once more; its numbers begin with its bundle."""
+    """Begin a stage; its numbers begin with its bundle."""
     share = float(release.plan["stages"][stage]["share"])
     entered = replace(release, stage=stage, stage_at=means.now, status=RUNNING)
     reason = f"release {release.number}: {stage_name(entered)}"

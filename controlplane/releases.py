@@ -25,6 +25,7 @@ from controlplane.errors import (
     StaleError,
 )
 from controlplane.findings import plain
+from controlplane.gates import Check
 from controlplane.publishing import CHAMPION, Publisher
 from controlplane.release_config import read_rules
 from controlplane.release_entry import COMPLETED, ROUND
@@ -40,6 +41,7 @@ from controlplane.release_steps import (
     arms_digest,
     end,
     enter,
+    repeat,
     send_back,
     stage_name,
 )
@@ -180,7 +182,7 @@ def step(
             _failed(Means(connection, publisher, now), release, broken)
             return None
         if looked is None:
-            enter(Means(connection, publisher, now), release, release.stage)
+            repeat(Means(connection, publisher, now), release)
             return None
         look_at = (now + timedelta(seconds=pause)).isoformat()
         state = {
@@ -279,7 +281,10 @@ def _failed(means: Means, release: StoredRelease, error: str) -> None:
     """Count a look that failed, and look again; a version that nobody can watch goes back."""
     failed = int(release.state.get("failed", 0)) + 1
     if failed >= MOST_FAILED:
-        send_back(means, release, f"{failed} looks in a row have failed: {error[:500]}")
+        why = f"{failed} looks in a row have failed: {error[:500]}"
+        alarm = Check("looks", False, failed, MOST_FAILED, why)
+        alarms.of_release(means.connection, release, stage_name(release), [alarm], means.now)
+        send_back(means, release, why)
         return
     look_at = (means.now + timedelta(seconds=2.0**failed)).isoformat()
     state = {**release.state, "failed": failed, "look_at": look_at}

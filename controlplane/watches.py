@@ -61,10 +61,37 @@ def step(
         watch = StoredWatch(policy_id, seen.position, known, kept, now)
         stored.put_watch(connection, watch)
         means = release_steps.Means(connection, publisher, now)
-        if FLOOR in before and FLOOR not in kept:
-            reason = "explores as before: the time of its monitor is over"
-            publishing.republish(connection, publisher, policy_id, reason=reason, now=now)
-        return _react(means, ground, watch, seen.found), seen.more
+        told = _narrow(means, policy_id) if FLOOR in before and FLOOR not in kept else []
+        return [*told, *_react(means, ground, watch, seen.found)], seen.more
+
+
+def _narrow(means: release_steps.Means, policy_id: UUID) -> list[StoredFinding]:
+    """Explore as before; where that cannot be published the monitors look on, and it is said."""
+    reason = "explores as before: the time of its monitor is over"
+    try:
+        with means.connection.begin_nested():
+            publishing.republish(
+                means.connection, means.publisher, policy_id, reason=reason, now=means.now
+            )
+    except (ControlPlaneError, *FAILURES) as error:
+        log.exception("monitor.not_narrowed", policy=str(policy_id))
+        summary = (
+            "the time of widened exploration is over, and no bundle without it could be "
+            f"published: {str(error) or repr(error)}. The next bundle explores as before"
+        )
+        return [
+            findings.note(
+                means.connection,
+                policy_id,
+                monitor="widen",
+                severity=findings.WARNING,
+                reaction="none",
+                summary=summary,
+                numbers={},
+                now=means.now,
+            )
+        ]
+    return []
 
 
 def unfreeze(

@@ -220,6 +220,30 @@ def test_roles_that_reach_no_model_are_found():
     )
 
 
+def guarded(tags: str, *carried: str) -> set[Any]:
+    """What is found of guards with these tags, a head each, over arms that carry some of them."""
+    heads = [
+        {"name": f"of_{tag}", "metric": "good", "kind": "binary", "classes": ["n", "y"], "size": 8}
+        for tag in tags
+    ]
+    guards = [{"head": f"of_{tag}", "at_least": 0.9, "tag": tag} for tag in tags]
+    arms = [
+        Arm(name, name, "http://127.0.0.1:1/v1", Card(1.0, 1.0, 8_000, tags=tuple(name)))
+        for name in carried
+    ]
+    given = {"heads": heads, "guards": guards}
+    return told(lint(subject(given, arms=arms, scorer=None, counts=Counts())))
+
+
+def test_guards_that_leave_no_arm_are_found():
+    crossing = {("guards-cross", "warning", "guards")}
+    assert guarded("s", "s", "x") == set()
+    assert guarded("s", "x", "y") == {("guard-without-arm", "error", "guards")}
+    assert guarded("st", "st", "x") == set()
+    assert guarded("st", "s", "t") == crossing
+    assert guarded("stu", "st", "su", "tu") == crossing  # each two have an arm, all three none
+
+
 def test_too_thin_an_exploration_is_found():
     many = [Arm(f"arm{i}", f"m{i}", "http://127.0.0.1:1/v1", Card(1.0, 1.0)) for i in range(20)]
     found = lint(subject({"floor": 0.01}, arms=many, scorer=None, counts=Counts()))

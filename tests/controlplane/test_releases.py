@@ -402,6 +402,23 @@ def test_a_version_goes_back_once_nobody_can_judge_it_any_more(engine: sa.Engine
     assert way.look() is None
     assert (way.newest().status, way.world.bundle().lineup.empty) == ("reverted", True)
     assert "5 looks in a row have failed: TypeError" in way.newest().reason
+    with engine.connect() as connection:
+        (alarm,) = stored.list_findings(connection, way.world.policy.id)
+    assert (alarm.monitor, alarm.severity, alarm.reaction) == ("release", "alarm", "revert")
+    assert "5 looks in a row have failed" in alarm.summary
+
+
+def test_a_stage_that_cannot_be_begun_again_stops_and_says_why(engine: sa.Engine) -> None:
+    way = Way(engine, {"stages": [0.5, 1]})
+    number = way.start().version
+    with engine.begin() as connection:
+        connection.exec_driver_sql('UPDATE arms SET spec = spec || \'{"model": "another"}\'')
+        later = """UPDATE versions SET scorer = scorer || '{"kind": "later"}' WHERE number = :n"""
+        connection.execute(sa.text(later).bindparams(n=number))
+    assert way.look() is None
+    assert way.newest().status == "stopped"
+    assert "its stage could not be published: no scorer 'later'" in way.newest().reason
+    assert way.world.bundle().lineup.empty
 
 
 def test_what_a_round_began_waits_for_a_person_once_promoting_is_switched_off(

@@ -181,6 +181,22 @@ def test_widening_raises_the_floor_of_the_bundle_for_its_time(engine: sa.Engine)
     assert standing(way) == {}
 
 
+def test_widening_that_cannot_be_undone_is_said_and_the_monitors_look_on(
+    engine: sa.Engine,
+) -> None:
+    way = watched(engine, "reward", "widen", hold_s=600, widen_to=0.5)
+    way.serve(300, BROKEN)
+    assert [one.reaction for one in look(way)] == ["widen"]
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE arms SET retired_at = now()")
+    way.now += timedelta(seconds=601)
+    (finding,) = look(way)
+    assert (finding.monitor, finding.severity) == ("widen", "warning")
+    assert "has no arm" in finding.summary
+    assert standing(way) == {}
+    assert not due(way)
+
+
 def test_a_revert_publishes_the_champion_before_by_a_higher_serial(engine: sa.Engine) -> None:
     way = watched(engine, "reward", "revert")
     number = make_champion(way)
