@@ -14,6 +14,7 @@ import structlog
 from aiohttp import web
 
 from edge.answers import Answers
+from edge.arriving import CHAT_PATH, Arrivals
 from edge.backoff import Backoff
 from edge.control_plane import ControlPlane
 from edge.decide import Decider
@@ -168,7 +169,7 @@ def application(parts: Parts) -> web.Application:
     settings = parts.settings
     keys = ClientKeys([key.get_secret_value() for key in settings.client_keys])
     gate = Gate(settings.max_requests, parts.metrics)
-    bodies = Bodies(settings.body_timeout_s)
+    bodies = Bodies(settings.body_timeout_s, Arrivals(parts.policies, parts.reader).take)
     app = web.Application(
         middlewares=[as_problems, keys.check, gate.count, bodies.read],
         client_max_size=settings.max_body_bytes,
@@ -196,7 +197,7 @@ def application(parts: Parts) -> web.Application:
     probes = Probes(parts.policies, parts.spool, parts.reporter, parts.metrics, now=now)
     app.add_routes(
         [
-            web.post("/v1/chat/completions", proxy.chat),
+            web.post(CHAT_PATH, proxy.chat),
             web.get("/v1/models", proxy.models),
             web.post("/v1/decide", decider.decide),
             web.post("/v1/decisions/{decision_id}/activate", decider.activate),

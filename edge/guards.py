@@ -3,13 +3,14 @@
 import asyncio
 import hashlib
 import hmac
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from aiohttp import web
 
 from edge.errors import Handler, ProblemError
 from edge.metrics import Metrics
 
+Take = Callable[[web.Request], Awaitable[object]]
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
 """For probes and scrapers, which hold no key; they tell nothing of requests or prompts."""
 
@@ -48,9 +49,10 @@ def _digest(key: str) -> bytes:
 class Bodies:
     """Reads a request's body before its handler asks: slow senders hold a place for so long."""
 
-    def __init__(self, within_s: float) -> None:
-        """``within_s`` is for the whole body."""
+    def __init__(self, within_s: float, take: Take = web.Request.read) -> None:
+        """``within_s`` is for the whole body, which ``take`` reads and keeps."""
         self._within_s = within_s
+        self._take = take
 
     @web.middleware
     async def read(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -58,7 +60,7 @@ class Bodies:
         if request.can_read_body and request.path not in OPEN_PATHS:
             try:
                 async with asyncio.timeout(self._within_s):
-                    await request.read()  # which the request keeps
+                    await self._take(request)
             except TimeoutError as error:
                 raise ProblemError(
                     408,

@@ -15,6 +15,7 @@ import msgspec
 import structlog
 from aiohttp import web
 
+from edge.arriving import body_of, heard_of
 from edge.chat import ROUTE, Chat, read_chat
 from edge.dispatch import Dispatcher, Ticket
 from edge.errors import ProblemError, UpstreamError, invalid
@@ -76,7 +77,7 @@ class Proxy:
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         """Route the request, or pass it on to the arm that it names."""
-        chat = read_chat(await request.read(), request.headers)
+        chat = read_chat(await body_of(request), request.headers)
         if chat.policy is None:
             return await self._relay.send(request, await self._passed_on(request, chat))
         tickets: list[Ticket] = []
@@ -113,7 +114,10 @@ class Proxy:
         self, request: web.Request, chat: Chat, bundle: Bundle, tickets: list[Ticket]
     ) -> web.StreamResponse:
         """Try arms until one serves; what is to go to shadows' arms too is added to ``tickets``."""
-        context = await self._reader.read(bundle, chat.messages, chat.preference)
+        heard = heard_of(request)
+        context = await self._reader.read(
+            bundle, chat.messages, chat.preference, heard.finish if heard is not None else None
+        )
         self._metrics.count_guarded(bundle.policy, held(bundle, context))
         failed: Failures = []
         made: list[Decision] = []
