@@ -18,6 +18,9 @@ TOLERANCE = 1e-3
 PLACES = 4
 MOST_LOGGED = 32
 """Classes of a head whose chances are all logged; of one with more, those that a version reads."""
+MOST_CHANCES = 128
+"""Of all heads that are logged so: a decision's line holds 512 features, half of them may be given.
+"""
 
 
 def bank_of(heads: Heads) -> HeadBank:
@@ -61,7 +64,7 @@ def answers(heads: Heads, bank: HeadBank, context: Context, read: Collection[str
         for name, value in told.items()
         if not isinstance(value, str) and not math.isfinite(value)
     }
-    few = {one.name for one in heads.served if len(one.model.classes) <= MOST_LOGGED}
+    few = _in_full(heads)
     found: dict[str, ContextValue] = {}
     for name, value in told.items():
         if _head_of(name) in blind:
@@ -105,6 +108,17 @@ def permitted(
             remedy=f"tag an arm, or change the guards of policy {bundle.policy!r}",
         )
     return left
+
+
+def _in_full(heads: Heads) -> set[str]:
+    """The heads whose chances are all logged, those that were declared first before others."""
+    found, room = set(), MOST_CHANCES
+    for one in heads.served:
+        classes = len(one.model.classes)
+        if classes <= min(MOST_LOGGED, room):
+            room -= classes
+            found.add(one.name)
+    return found
 
 
 def _head_of(name: str) -> str:

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import structlog
 
-from edge.heads import MOST_LOGGED, answers, bank_of, held, permitted
+import edge.decide
+import feedback.lines
+from edge.heads import MOST_CHANCES, MOST_LOGGED, answers, bank_of, held, permitted
 from edge.metrics import Metrics
 from edge.reading import MODEL_VECTORS, Reader, open_reader
 from edge.settings import Settings
@@ -106,6 +108,16 @@ def test_of_many_classes_only_those_that_a_version_reads_are_logged() -> None:
     named = {feature.name for feature in Schema.from_json(rows).features}
     found = answers(heads, bank, read(BOMB), named)
     assert set(found) == {"topic", "topic.c7"}
+
+
+def test_many_heads_leave_a_decision_short_enough_to_be_logged() -> None:
+    heads = Heads(tuple(served(f"topic{i}", softmax(MOST_LOGGED)) for i in range(16)))
+    found = answers(heads, bank_of(heads), read(BOMB), {"topic15.c7"})
+    assert len([name for name in found if "." in name]) == MOST_CHANCES + 1
+    assert {f"topic{i}" for i in range(16)} < set(found)
+    assert "topic15.c7" in found
+    # The application may give 256 more, and the edge's own signals come beside them.
+    assert len(found) + edge.decide.MAX_FEATURES + 64 < feedback.lines.MAX_FEATURES
 
 
 def test_a_child_is_asked_only_where_its_parent_finds_something() -> None:
