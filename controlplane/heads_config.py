@@ -13,7 +13,8 @@ from kernels.signals.text import SIGNAL_SCHEMA, TERMS
 from learners.errors import HeadError
 from learners.features import Feature, Schema
 from learners.head_bank import HEAD_NAME, MAX_GUARDS, MAX_HEADS, MAX_TAG
-from learners.heads import HeadKind, check_classes
+from learners.heads import MAX_CLASSES, HeadKind, check_classes
+from learners.records import MAX_NAME
 
 NO, YES = "no", "yes"
 """The classes of a binary head that names none: of a boolean label."""
@@ -22,6 +23,8 @@ TAKEN = frozenset(
     | {"reask", "ood", "grams", "static", "joint", "suspicion"}
 )
 """Names under which an edge's own signals stand in a context."""
+NUL = "\x00"
+"""No column of a table holds it."""
 UNLOGGED = "grams"
 """A vector that no log holds, as it is too long: nothing can be learnt from it."""
 MAX_LABELS = 100_000
@@ -105,6 +108,9 @@ class HeadConfig:
                 f"heads: name {self.name!r}: give 1 to 64 small letters, digits and _, a letter "
                 f"first, and none of {sorted(TAKEN)}",
             )
+        if not 0 < len(self.feature) <= MAX_NAME or NUL in self.feature:
+            remedy = f"give 1 to {MAX_NAME} characters, none of them NUL"
+            raise self._wrong("feature", self.feature, remedy)
         if self.feature == UNLOGGED:
             raise self._wrong(
                 "feature",
@@ -120,9 +126,12 @@ class HeadConfig:
             raise self._wrong("metric", self.metric, "give a metric or weak_suffices, one of both")
         if self.weak_suffices is not None and self.kind != "binary":
             raise self._wrong("kind", self.kind, "weak_suffices is answered yes or no: give binary")
+        if any(NUL in name for name in self.classes):
+            raise self._wrong("classes", list(self.classes), "give names without NUL")
         if self.kind == "ood":
-            if not self.classes:
-                raise self._wrong("classes", [], "name the categories that are known")
+            if not 1 <= len(set(self.classes)) == len(self.classes) <= MAX_CLASSES:
+                remedy = f"name the categories that are known, 1 to {MAX_CLASSES}, each once"
+                raise self._wrong("classes", list(self.classes), remedy)
             return
         try:
             check_classes(self.kind, self.names)

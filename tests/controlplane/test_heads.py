@@ -329,6 +329,13 @@ def test_declarations_that_cannot_work_are_refused_with_field_and_remedy(engine:
             ),
             ({**DOMAIN_HEAD, "classes": []}, "give 2 to"),
             (odd, "name the categories that are known"),
+            ({**odd, "classes": ["maths", "maths"]}, "each once"),
+            ({**UNSAFE, "classes": ["no\x00", "yes"]}, "without NUL"),
+        ],
+        "heads.feature": [
+            ({**UNSAFE, "feature": ""}, "give 1 to 128 characters"),
+            ({**UNSAFE, "feature": "x" * 129}, "give 1 to 128 characters"),
+            ({**UNSAFE, "feature": "a\x00"}, "none of them NUL"),
         ],
         "heads.weak_suffices": [
             ({**WEAK, "weak_suffices": {"arm": "z", "at_least": 1}}, "is none of"),
