@@ -100,6 +100,8 @@ def test_the_gate_is_asked_on_what_the_true_policies_earn():
         "mean_weight",
         "over_champion",
         "over_best_fixed",
+        "gain_seen_over_champion",
+        "gain_seen_over_best_fixed_arm",
     ]
 
 
