@@ -49,7 +49,7 @@ def test_a_head_shows_what_it_is_and_the_numbers_of_its_versions(taught: Api) ->
     assert {name: head[name] for name in TOPIC if name != "metric"} == {
         name: value for name, value in TOPIC.items() if name != "metric"
     }
-    assert (head["serving"], head["kind"]) == (1, "softmax")
+    assert (head["serving"], head["kind"], head["held"]) == (1, "softmax", None)
     newest = head["newest"]
     assert newest["passed"]
     assert newest["state"] == "serving"
