@@ -28,12 +28,15 @@ from storage import policies, versions, watching_rows
 from storage import releases as stored
 from storage.policies import StoredPolicy
 from storage.releases import StoredWatch
-from storage.watching_rows import Mark, WatchedRow
+from storage.watching_rows import FIRST_ID, Mark, WatchedRow
 
 MAX_ROWS = 5_000
 """Of one reading."""
 BACKLOG = 50_000
-"""What is further behind is never looked at: a log that was there before its monitors."""
+"""What is further behind is never looked at: a log that was there before its monitors, or one that
+went on while no worker ran."""
+BEHIND = timedelta(minutes=2)
+"""How old the last look may be for nobody to count what came since."""
 UNDER_WAY = timedelta(seconds=5)
 """An arrival counts this much later: by then its transaction, and those before it, have ended."""
 OF_CHAMPION = ("reward", "action_mix")
@@ -166,7 +169,7 @@ def _read(
     mark, names, upto = what
     if not _watched(ground, names):
         return
-    after = _mark(connection, ground, mark)
+    after = _mark(connection, ground, mark, upto)
     rows, seen.marks[mark] = watching_rows.arrived(
         connection,
         ground.policy,
@@ -179,15 +182,18 @@ def _read(
     _take(ground, seen, rows, names)
 
 
-def _mark(connection: sa.Connection, ground: Ground, name: str) -> Mark:
-    """Up to where arrivals have been read; of a log without a mark only the newest ones count."""
+def _mark(connection: sa.Connection, ground: Ground, name: str, upto: datetime) -> Mark:
+    """Up to where arrivals have been read, or are never looked at, as too many came since."""
     told = ground.watch.state.get("seen", {}).get(name)
+    mark = Mark(_EVER)
     if told is not None:
-        return Mark(datetime.fromisoformat(told["at"]), UUID(told["id"]))
-    if ground.watch.state:  # of a release that watched at the wait only, up to its last look
-        return Mark(ground.watch.updated_at)
-    first = watching_rows.arrival_of(connection, ground.policy.id, skip=BACKLOG)
-    return Mark(first if first is not None else _EVER)
+        mark = Mark(datetime.fromisoformat(told["at"]), UUID(told["id"]))
+    elif ground.watch.state:  # of a release that watched at the wait only, up to its last look
+        mark = Mark(ground.watch.updated_at)
+    if upto - mark.at < BEHIND:
+        return mark
+    first = watching_rows.arrival_of(connection, ground.policy.id, upto=upto, skip=BACKLOG)
+    return mark if first is None or first <= mark.at else Mark(min(first, upto), FIRST_ID)
 
 
 def _take(ground: Ground, seen: Seen, rows: Sequence[WatchedRow], names: Sequence[str]) -> None:

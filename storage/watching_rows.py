@@ -8,6 +8,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
+from learners.ids import ENTROPY_BYTES, uuid7
 from storage.policies import StoredPolicy
 
 FIRST_ID, LAST_ID = UUID(int=0), UUID(int=2**128 - 1)
@@ -27,17 +28,21 @@ FROM (
 ) d ORDER BY i.position
 """
 
-# The bound on the arrival alone is what its index knows.
+# The bound on the arrival alone is what its index knows. Only keys are sorted: contexts are wide.
 _ARRIVED = """
-SELECT d.received_at, d.decision_id, d.at, d.version, d.serial, d.context, d.eligible,
+SELECT n.received_at, d.decision_id, d.at, d.version, d.serial, d.context, d.eligible,
        d.distribution, d.action, NULL AS reward, {said_at} AS said_at
 FROM (
-  SELECT * FROM decisions
+  SELECT received_at, decision_id FROM decisions
   WHERE policy_id = :policy AND received_at >= :after AND received_at <= :upto
     AND (received_at, decision_id) > (:after, CAST(:after_id AS uuid))
     AND mode NOT IN ('imported', 'shadow')
   ORDER BY received_at, decision_id LIMIT :limit
-) d {feedback} ORDER BY d.received_at, d.decision_id
+) n CROSS JOIN LATERAL (
+  SELECT decision_id, project_id, episode_id, at, version, serial, context, eligible,
+         distribution, action
+  FROM decisions WHERE decision_id = n.decision_id AND policy_id = :policy OFFSET 0
+) d {feedback} ORDER BY n.received_at, n.decision_id
 """
 
 # What an episode was told is told of each of its decisions.
@@ -53,7 +58,8 @@ _SAID = """LEFT JOIN LATERAL (
 ) f ON true"""
 
 _NEWEST = """
-SELECT received_at FROM decisions WHERE policy_id = :policy
+SELECT received_at FROM decisions
+WHERE policy_id = :policy AND decision_id <= CAST(:last AS uuid)
 ORDER BY decision_id DESC OFFSET :skip LIMIT 1
 """
 
@@ -164,10 +170,13 @@ def arrived(
     return rows, Mark(found[-1].received_at, found[-1].decision_id)
 
 
-def arrival_of(connection: sa.Connection, policy_id: UUID, *, skip: int) -> datetime | None:
-    """When a decision arrived, counted from the newest on; None where there are not so many."""
+def arrival_of(
+    connection: sa.Connection, policy_id: UUID, *, upto: datetime, skip: int
+) -> datetime | None:
+    """When a decision arrived, counted back from a time; None where there are not so many."""
+    last = uuid7(upto, bytes(ENTROPY_BYTES))
     found: datetime | None = connection.scalar(
-        sa.text(_NEWEST), {"policy": policy_id, "skip": skip}
+        sa.text(_NEWEST), {"policy": policy_id, "last": last, "skip": skip}
     )
     return found
 

@@ -317,6 +317,24 @@ def test_each_arrival_is_watched_once_though_its_transaction_ends_late(engine: s
         assert rows_of(way, "context") == 100
 
 
+def test_of_what_came_while_nobody_looked_only_the_newest_is_read(
+    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    way = watched(engine, "context", "none")
+    monkeypatch.setattr(watch_reading, "BACKLOG", 50)
+    way.now += timedelta(hours=1)
+    way.serve(100)
+    way.now += timedelta(seconds=10)
+    way.serve(60)
+    way.now += timedelta(seconds=10)
+    assert look(way) == []
+    assert rows_of(way, "context") == 60  # all of the moment in which the 51st of them arrived
+    way.serve(100)
+    way.now += timedelta(seconds=10)
+    assert look(way) == []
+    assert rows_of(way, "context") == 160
+
+
 def test_a_reading_goes_on_within_the_arrivals_of_one_moment(engine: sa.Engine) -> None:
     way = Way(engine)
     way.serve(50)
