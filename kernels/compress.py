@@ -75,9 +75,17 @@ def compress(text: str, *, budget: int = BUDGET, reserve: int = RESERVE) -> Comp
 
 
 def compress_segments(
-    segments: Segments, text: str, *, budget: int = BUDGET, reserve: int = RESERVE
+    segments: Segments,
+    text: str,
+    *,
+    budget: int = BUDGET,
+    reserve: int = RESERVE,
+    suspicions: Values | None = None,
 ) -> Compressed:
-    """:func:`compress` for a ``text`` whose ``segments`` are at hand."""
+    """:func:`compress` for a ``text`` whose ``segments`` are at hand.
+
+    ``suspicions`` are those of the sentences, where they are at hand too.
+    """
     before = int(segments.tokens.sum())
     if before <= budget:
         everything = tuple(range(len(segments)))
@@ -86,7 +94,8 @@ def compress_segments(
     ends = sorted({*range(min(FIRST, len(segments))), *_last(len(segments))})
     for index in ends:
         chosen.add(index, (budget - reserve) // len(ends))
-    reserved = _reserve(chosen, suspicion.score(segments), reserve)
+    scores = suspicion.score(segments) if suspicions is None else suspicions
+    reserved = _reserve(chosen, scores, reserve)
     spare = budget - chosen.tokens
     # A sentence is at least a token, so no more of them can find a place.
     for index in np.argsort(-_values(segments), kind="stable")[: len(ends) + 4 * spare].tolist():

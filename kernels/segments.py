@@ -249,7 +249,6 @@ def _cut_long(bounds: Ints, raw: NDArray[np.uint8], word_starts: Ints) -> Ints:
 
 def _marks(segments: Segments) -> Ints:
     """How many bytes of each sentence are neither word nor space."""
-    before = np.zeros(len(segments.data) + 1, np.int64)
-    np.cumsum(np.frombuffer(segments.data.translate(_MARK), np.bool_), out=before[1:])
-    found: Ints = before[segments.ends] - before[segments.starts]
+    at = np.flatnonzero(np.frombuffer(segments.data.translate(_MARK), np.bool_))
+    found: Ints = np.diff(np.searchsorted(at, np.append(segments.starts, len(segments.data))))
     return found

@@ -141,7 +141,7 @@ class Pipeline:
         if early is not None and early.chars < len(whole):
             early = None
         found: Signals = {**text.read(whole), "turns": math.log1p(count)}
-        private, suspect, segments = _guarding(whole, early)
+        private, suspect, cut = _guarding(whole, early)
         found.update(_first(private, suspect))
         found["language"] = (early.language if early else language.read(whole)).code
         vectors: dict[str, Floats] = {}
@@ -149,7 +149,7 @@ class Pipeline:
             size = self._heads.dimensions.get("grams", grams.SIZE)
             vectors["grams"] = grams.read(whole, size=size)
         if turns and (self._table is not None or self._encoder is not None):
-            self._read_models(turns, segments if len(turns) == 1 else None, run, vectors, found)
+            self._read_models(turns, cut if len(turns) == 1 else None, run, vectors, found)
         if "joint" in self._used and {"static", "embedding"} <= vectors.keys():
             parts = [vectors["embedding"], vectors["static"], evidence(private, suspect)]
             vectors["joint"] = np.concatenate(parts)
@@ -163,7 +163,7 @@ class Pipeline:
     def _read_models(
         self,
         turns: Sequence[str],
-        segments: Segments | None,
+        cut: "_Cut | None",
         run: "_Run",
         vectors: dict[str, Floats],
         found: Signals,
@@ -173,7 +173,7 @@ class Pipeline:
         wants_encoder = self._encoder is not None and bool(self._used & {"embedding", "joint"})
         if not wants_static and not wants_encoder:
             return
-        ids, cap = _ids(turns[-1], self._tokens, segments)
+        ids, cap = _ids(turns[-1], self._tokens, cut)
         if self._table is not None and wants_static and run.begin("static", self._budgets.static_s):
             vectors["static"] = self._table.embed(ids)
         if wants_encoder and run.begin("encoder", self._budgets.encoder_s):
@@ -232,18 +232,26 @@ def evidence(private: Personal, suspect: Suspicion) -> Floats:
     return np.array([*counts, suspect.score], dtype=np.float32)
 
 
-def _guarding(whole: str, early: Early | None) -> tuple[Personal, Suspicion, Segments | None]:
-    """What must see every character; and the text's sentences, where it was cut into them.
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """A text's sentences and their suspicions: one division serves all who need one."""
 
-    One division into sentences serves all who need one.
-    """
+    segments: Segments
+    suspicions: suspicion.Scores
+
+
+def _guarding(whole: str, early: Early | None) -> tuple[Personal, Suspicion, _Cut | None]:
+    """What must see every character; and the text's sentences, where it was cut into them."""
     if early is not None:
         return early.personal, early.suspicion, None
     told = brief.read(whole)
     if told is not None:
         return *told, None
-    segments = split(whole) if 0 < len(whole) <= MAX_CHARS else None
-    return personal.read(whole, segments), suspicion.read(whole, segments), segments
+    if not 0 < len(whole) <= MAX_CHARS:
+        return personal.read(whole), suspicion.read(whole), None
+    segments = split(whole)
+    cut = _Cut(segments, suspicion.score(segments))
+    return personal.read(whole, segments), suspicion.of(cut.suspicions), cut
 
 
 def _first(private: Personal, suspect: Suspicion) -> Signals:
@@ -253,13 +261,14 @@ def _first(private: Personal, suspect: Suspicion) -> Signals:
     return found | {"suspicion": suspect.score}
 
 
-def _ids(turn: str, tokens: Tokens, segments: Segments | None = None) -> tuple[list[int], int]:
+def _ids(turn: str, tokens: Tokens, cut: _Cut | None = None) -> tuple[list[int], int]:
     """Token ids of a text or, where it is long, of its gist; and how many the encoder reads."""
     if len(turn) <= SHORT:
         return tokens.ids(turn), CAP
     part = turn[:MAX_CHARS]
-    if segments is None:
-        segments = split(part)
+    segments = split(part) if cut is None else cut.segments
     if int(segments.tokens.sum()) <= MAX_TOKENS:
         return tokens.ids(part), CAP
-    return tokens.ids(compress_segments(segments, part, budget=MAX_TOKENS).text), LONG_CAP
+    scores = None if cut is None else cut.suspicions
+    gist = compress_segments(segments, part, budget=MAX_TOKENS, suspicions=scores)
+    return tokens.ids(gist.text), LONG_CAP

@@ -77,13 +77,15 @@ def read(text: str, segments: Segments | None = None) -> Suspicion:
 
     ``segments`` are those of the whole text, where they are at hand.
     """
-    highest, count = 0.0, 0
     known = segments if len(text) <= BLOCK_CHARS else None
-    for at in range(0, len(text), BLOCK_CHARS):
-        found = score(known or split(text[at : at + BLOCK_CHARS]))
-        highest = max(highest, float(found.max()))
-        count += int((found >= SUSPICIOUS).sum())
-    return Suspicion(highest, count)
+    blocks = range(0, len(text), BLOCK_CHARS)
+    return together(of(score(known or split(text[at : at + BLOCK_CHARS]))) for at in blocks)
+
+
+def of(scores: Scores) -> Suspicion:
+    """What sentences with these scores show together."""
+    highest = float(scores.max()) if len(scores) else 0.0
+    return Suspicion(highest, int((scores >= SUSPICIOUS).sum()))
 
 
 def together(found: Iterable[Suspicion]) -> Suspicion:

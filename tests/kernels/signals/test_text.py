@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 import string
 import subprocess
 import sys
@@ -187,3 +188,21 @@ def test_words_of_one_kind_lie_nearer_than_words_of_another():
     law = "Does the plaintiff remain liable under the lease"
     assert likeness(law, "Is the plaintiff liable for the lease") > 0.5
     assert abs(likeness(law, "Compose a poem about autumn leaves")) < 0.4
+
+
+CODE_PIECES = (
+    *("def f", "class A", "import os", "from a import b", "#include <x>", "public int", "SELECT 1"),
+    *("```", "x()", "a;", "{", "=>", "</b>", "self.x", "function g", "()", "from", "class", "word"),
+)
+
+
+def test_what_looks_for_code_fast_misses_none() -> None:
+    draw = random.Random(3)
+    seen = 0
+    for _ in range(4000):
+        pieces = [draw.choice(CODE_PIECES) + draw.choice((" ", "\n", " \n", "")) for _ in range(3)]
+        part = "".join(pieces)
+        looks = signals._CODE.search(part) is not None
+        assert signals.read(part)["code"] == looks, part
+        seen += looks
+    assert 400 < seen < 3600
