@@ -193,6 +193,7 @@ def test_words_of_one_kind_lie_nearer_than_words_of_another():
 CODE_PIECES = (
     *("def f", "class A", "import os", "from a import b", "#include <x>", "public int", "SELECT 1"),
     *("```", "x()", "a;", "{", "=>", "</b>", "self.x", "function g", "()", "from", "class", "word"),
+    *("plain", "prose", "class of", "imported", "a; b", "x (y)", "< /b", "himself", "public") * 3,
 )
 
 
