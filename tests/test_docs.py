@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from controlplane.api.app import create_app
 from controlplane.publishing import Publisher
 from controlplane.settings import Settings as ControlPlaneSettings
+from edge.arriving import CHAT_PATH
 from edge.settings import Settings as EdgeSettings
 from learners import best_fixed
 from learners.contract import Spec
@@ -158,6 +159,6 @@ def test_the_reference_lists_the_control_planes_calls_and_no_other():
 
 
 def test_the_reference_lists_the_edges_calls_and_no_other():
-    source = (ROOT / "edge" / "app.py").read_text()
+    source = (ROOT / "edge" / "app.py").read_text().replace("CHAT_PATH", f'"{CHAT_PATH}"')
     routes = re.findall(r'web\.(get|post|put|delete)\("([^"]+)"', source)
     assert calls_of("Edge") == {f"{method.upper()} {path}" for method, path in routes}
