@@ -53,7 +53,6 @@ def _parser() -> argparse.ArgumentParser:
     option("--outcomes", type=Path, required=True, metavar="FILE", help=_OUTCOMES_HELP)
     option("--out", type=Path, required=True, metavar="FILE.safetensors")
     option("--least", type=int, default=LEAST, metavar="N", help=_LEAST_HELP)
-    option("--seed", type=int, default=0, help="of the folds; default: 0")
     ranking = commands.add_parser("rank", help="the tools that suit a query best")
     ranking.add_argument("--tools", type=Path, required=True, metavar="FILE.safetensors")
     ranking.add_argument("--query", required=True)
@@ -73,25 +72,22 @@ def _refine(options: argparse.Namespace) -> str:
         tools,
         Outcomes(asked, log[:, 0], log[:, 1], log[:, 2] == 1),
         least=options.least,
-        seed=options.seed,
     )
     write(options.out, names, found)
     return (
         f"{int(found.refined.sum())} of {len(names)} tools refined, pull {found.pull:g}, "
-        f"push {found.push:g}, share {found.share:g}\n"
+        f"push {found.push:g}\n"
         f"NDCG@5 of left-out queries: {found.before:.3f} by descriptions, {found.after:.3f} "
         f"refined\n{options.out}"
     )
 
 
 def _rank(options: argparse.Namespace) -> str:
-    names, vectors, offsets = read(options.tools)
+    names, found = read(options.tools)
     query = _embed(options.models, [options.query])
-    if query.shape[1] != vectors.shape[1]:
+    if query.shape[1] != found.vectors.shape[1]:
         raise ToolsError(f"{options.tools} is of another encoder: refine the tools again")
-    scores = (query @ vectors.T - offsets)[0]
-    best = np.argsort(-scores, kind="stable")[:SHOWN].tolist()
-    return "\n".join(f"{scores[place]:+.3f}  {names[place]}" for place in best)
+    return "\n".join(names[place] for place in found.order(query)[0, :SHOWN].tolist())
 
 
 def read_tools(path: Path) -> tuple[list[str], list[str]]:
@@ -184,17 +180,23 @@ def _embed(root: Path | None, texts: Sequence[str]) -> Floats:
 
 
 def write(path: Path, names: Sequence[str], found: Refined) -> None:
-    """Keep refined tools: ``vectors`` (t, d), ``offsets`` (t,), ``refined`` (t,), and the names."""
+    """Keep refined tools: the arrays of :class:`kernels.tools.Refined`, and the names."""
     tensors: dict[str, NDArray[Any]] = {
+        "descriptions": np.ascontiguousarray(found.descriptions),
         "vectors": np.ascontiguousarray(found.vectors),
-        "offsets": found.offsets,
+        "favours": found.favours,
         "refined": found.refined.astype(np.uint8),
     }
-    save_file(tensors, path, metadata={"format": FORMAT, "names": json.dumps(list(names))})
+    numbers = {name: repr(getattr(found, name)) for name in _NUMBERS}
+    told = {"format": FORMAT, "names": json.dumps(list(names)), **numbers}
+    save_file(tensors, path, metadata=told)
 
 
-def read(path: Path) -> tuple[list[str], Floats, Floats]:
-    """Names, vectors and offsets of refined tools.
+_NUMBERS = ("pull", "push", "before", "after")
+
+
+def read(path: Path) -> tuple[list[str], Refined]:
+    """Names, and the tools as they were refined.
 
     Raises:
         ToolsError: The file is of another kind.
@@ -206,12 +208,14 @@ def read(path: Path) -> tuple[list[str], Floats, Floats]:
             if told.get("format") != FORMAT:
                 raise ToolsError(f"{path} has the format {told.get('format')!r}, not {FORMAT!r}")
             names = [str(one) for one in json.loads(told["names"])]
-            vectors, offsets = stream.get_tensor("vectors"), stream.get_tensor("offsets")
+            arrays = [stream.get_tensor(name) for name in ("descriptions", "vectors", "favours")]
+            refined = stream.get_tensor("refined") == 1
     except SafetensorError as error:
         raise ToolsError(f"{path} is not what `pointsman tools refine` wrote: {error}") from error
-    if not len(names) == len(vectors) == len(offsets):
-        raise ToolsError(f"{path}: {len(names)} names for {len(vectors)} vectors: refine again")
-    return names, vectors, offsets
+    if {len(one) for one in (*arrays, refined)} != {len(names)}:
+        raise ToolsError(f"{path}: {len(names)} names for {len(arrays[1])} vectors: refine again")
+    pull, push, before, after = (float(told[name]) for name in _NUMBERS)
+    return names, Refined(arrays[0], arrays[1], arrays[2], refined, pull, push, before, after)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
 """Outcome-aware tool selection: vectors of tools, moved offline by what came of using them.
 
 A tool starts as the vector of its description. Queries that succeeded with it pull it towards their
-centroid, queries that failed push it away (Outcome-Aware Tool Selection, arXiv:2603.13426).
-Serving stays one matrix product: ``queries @ vectors.T - offsets``.
+centroid, queries that failed push it away (Outcome-Aware Tool Selection, arXiv:2603.13426). How
+hard is chosen by leaving out one query at a time; nobody has to tell.
 
-Queries are more like queries than like descriptions, so tools that moved would outrank all that did
-not: on MetaTool that costs tools without outcomes a fifth of their NDCG@5. Each refined tool
-therefore has an offset, chosen so that it outranks the bare descriptions of other tools on a share
-only of the queries on which its own description did. Pull, push and that share are chosen by
-leaving out one query, and one tool, at a time; nobody has to tell them. A tool whose own left-out
-queries rank worse than by its description gets a lower offset, or its description back.
+Queries are more like queries than like descriptions, so tools that moved would outrank all that
+did not: on MetaTool that costs tools without outcomes a quarter of their NDCG@5. Refined tools
+therefore change places among themselves only: a tool with too few outcomes keeps the place that its
+description gives it, whatever the others learnt. A tool whose own left-out queries rank worse once
+the others have moved is favoured by a constant, or else keeps its place too. Serving stays one
+matrix product, of twice the size while some tools are not refined.
 """
 
 from dataclasses import dataclass
@@ -27,17 +27,11 @@ PULLS = (1.0, 3.0, 10.0)
 """How many queries a description weighs as much as."""
 PUSHES = (0.0, 0.25, 0.5, 0.75)
 """How much the centroid of what pushes weighs beside that of what pulls."""
-SHARES = (1.0, 0.7, 0.5, 0.35, 0.25, 0.15, 0.08)
-"""Of the queries on which a description outranks others': what is left to a refined tool."""
 LEAST = 3
 """Queries that succeeded, below which a tool keeps its description."""
-TOLERANCE = 0.05
-"""Tools that may rank worse, of those that are taken for tools without outcomes."""
-RELIEF = 0.3
-"""How far an offset may be lowered for a tool's own queries; cosines go from -1 to 1."""
-RELIEF_STEP = 0.01
-MAX_ROUNDS = 60
-FOLDS = 5
+FAVOUR = 0.02
+"""What is added to the scores of a tool that loses by the others' moves, at most ROUNDS times."""
+ROUNDS = 15
 MAX_TOOLS = 5_000
 MAX_CELLS = 20_000_000
 """Successes times tools: 80 MB for each matrix of scores, of which there are a few."""
@@ -83,67 +77,60 @@ class Refined:
     """Tools as they are served.
 
     Args:
+        descriptions: ``(t, d)``.
         vectors: ``(t, d)``; a tool that was not refined has its description's.
-        offsets: ``(t,)``; 0 where it was not refined.
+        favours: ``(t,)``, added to the scores; 0 for most.
         refined: ``(t,)``, which were.
         pull: how many queries a description weighs as much as; 0 where nothing was refined.
         push: what failures weigh beside successes.
-        share: what is left to refined tools of the queries of others.
         before: mean NDCG@5 of the successes by descriptions, in [0, 1].
-        after: the same by what is served, each query left out of its own tool.
+        after: the same as served, each query left out of all that it moves.
     """
 
+    descriptions: Floats
     vectors: Floats
-    offsets: Floats
+    favours: Floats
     refined: Flags
     pull: float
     push: float
-    share: float
     before: float
     after: float
 
     def scores(self, queries: Floats) -> Floats:
-        """Scores ``(n, t)`` of queries ``(n, d)``: the higher, the likelier the tool serves."""
-        found: Floats = queries @ self.vectors.T - self.offsets
+        """Scores ``(n, t)`` of queries ``(n, d)``, by which refined tools rank among themselves."""
+        found: Floats = queries @ self.vectors.T + self.favours
         return found
 
+    def order(self, queries: Floats) -> Ints:
+        """All tools for each query, best first: ``(n, t)`` of queries ``(n, d)``."""
+        if self.refined.all():
+            return ranking.order(self.scores(queries))
+        return ranking.placed(queries @ self.descriptions.T, self.scores(queries), self.refined)
 
-def refine(tools: Floats, outcomes: Outcomes, *, least: int = LEAST, seed: int = 0) -> Refined:
-    """Move the vectors of tools by outcomes, as far as left-out queries and tools say it helps.
+
+def refine(tools: Floats, outcomes: Outcomes, *, least: int = LEAST) -> Refined:
+    """Move the vectors of tools by outcomes, as far as left-out queries say that it helps.
 
     Args:
         tools: ``(t, d)``, vectors of descriptions, of Euclidean length 1.
         outcomes: what came of using them.
         least: successes below which a tool keeps its description, at least 2.
-        seed: of the division of tools into folds.
 
     Raises:
         ValueError: Shapes disagree, or there is too much; the message says what to leave out.
     """
     _check(tools, outcomes, least)
     pairs, failed = pairs_of_outcomes(tools, outcomes)
+    before = ranking.ndcg(pairs, ranking.order(pairs.base))
     enough = np.bincount(pairs.tool, minlength=len(tools)) >= least
     if not enough.any():
-        return _unmoved(tools, pairs)
+        none = np.zeros(len(tools), np.float32)
+        return Refined(tools, tools, none, enough, 0.0, 0.0, _mean(before), _mean(before))
     moves = moves_of(tools, outcomes.queries, pairs, failed, enough)
     step = _choose_step(moves, pairs)
-    scores = moves.left_out(pairs, step)
-    for share in _shares_that_spare(pairs, scores, enough, seed):
-        offsets = ranking.offsets(pairs, scores, np.arange(len(pairs.tool)), (share,))[0]
-        offsets, refined = _settle(pairs, scores, _raised(pairs, scores, offsets, enough), enough)
-        if _spares(pairs, scores, offsets, refined):
-            served = np.where(refined, scores - offsets, pairs.base)
-            return Refined(
-                vectors=np.where(refined[:, None], moves.vectors(step), tools).astype(np.float32),
-                offsets=np.where(refined, offsets, 0.0).astype(np.float32),
-                refined=refined,
-                pull=step[0],
-                push=step[1],
-                share=share,
-                before=_mean(ranking.ndcg(pairs, pairs.base, pairs.own_base)),
-                after=_mean(ranking.ndcg(pairs, served, ranking.own(pairs, served))),
-            )
-    return _unmoved(tools, pairs)
+    refined, favours, after = _settle(pairs, moves.left_out(pairs, step), enough, before)
+    vectors = np.where(refined[:, None], moves.vectors(step), tools).astype(np.float32)
+    return Refined(tools, vectors, favours, refined, *step, _mean(before), _mean(after))
 
 
 def pairs_of_outcomes(tools: Floats, outcomes: Outcomes) -> tuple[Pairs, tuple[Ints, Ints]]:
@@ -197,90 +184,36 @@ def _choose_step(moves: Moves, pairs: Pairs) -> Step:
     steps = [(pull, push) for push in PUSHES for pull in PULLS]
     told = []
     for step in steps:
-        scores = moves.left_out(pairs, step)
-        told.append(_mean(ranking.ndcg(pairs, scores, ranking.own(pairs, scores))))
+        order = ranking.placed(pairs.base, moves.left_out(pairs, step), moves.enough)
+        told.append(_mean(ranking.ndcg(pairs, order)))
     return steps[int(np.argmax(told))]
 
 
-def _shares_that_spare(pairs: Pairs, scores: Floats, enough: Flags, seed: int) -> tuple[float, ...]:
-    """Shares, the largest first, at which tools taken for ones without outcomes do not lose.
-
-    The first is the largest at which few of them lose anything, else the smallest; on average none
-    may cost them anything.
-
-    The tools of a fold fall back on their descriptions one at a time, before offsets that were
-    chosen without their queries.
-    """
-    fold = np.random.default_rng(seed).permutation(len(enough)) % FOLDS
-    places = np.arange(len(pairs.tool))
-    change = np.zeros((len(SHARES), len(places)))
-    before = ranking.ndcg(pairs, pairs.base, pairs.own_base)
-    for number in range(FOLDS):
-        judged = fold[pairs.tool] == number
-        if not judged.any() or judged.all():
-            continue
-        part = pairs.rows(judged)
-        chosen = ranking.offsets(pairs, scores, places[~judged], SHARES)
-        for place, offsets in enumerate(chosen):
-            served = np.where(enough, scores[judged] - offsets, part.base)
-            change[place, judged] = ranking.ndcg(part, served, part.own_base) - before[judged]
-    changes = [_by_known_tool(row, pairs.tool) for row in change]
-    good = [one.mean() >= 0.0 for one in changes]
-    few = [(one < -ranking.SLACK).mean() <= TOLERANCE for one in changes]
-    first = next((i for i in range(len(SHARES)) if good[i] and few[i]), len(SHARES) - 1)
-    return tuple(share for i, share in enumerate(SHARES) if i >= first and good[i])
-
-
-def _raised(pairs: Pairs, scores: Floats, offsets: Floats, enough: Flags) -> Floats:
-    """Offsets at which no tool newly outranks a success of a tool with too few to be refined."""
-    few = ~enough[pairs.tool]
-    newly = few[:, None] & ~pairs.other & (pairs.base <= pairs.own_base[:, None])
-    margins = np.where(newly, scores - pairs.own_base[:, None], -np.inf)
-    found: Floats = np.maximum(offsets, margins.max(axis=0, initial=-np.inf)).astype(np.float32)
-    return found
-
-
-def _settle(pairs: Pairs, scores: Floats, offsets: Floats, enough: Flags) -> tuple[Floats, Flags]:
-    """Lower the offsets of tools that rank their own left-out queries worse than by descriptions.
+def _settle(
+    pairs: Pairs, scores: Floats, enough: Flags, before: Floats
+) -> tuple[Flags, Floats, Floats]:
+    """Favour tools whose left-out queries rank worse than by descriptions, else give places back.
 
     Returns:
-        Offsets, and which tools are refined: where no offset helps, a tool keeps its description.
+        Which tools are refined, the favour of each, and the NDCG@5 of each pair as they then
+        rank. No tool's mean is below what it was by descriptions.
     """
-    tools = len(enough)
-    base = ranking.by_tool(ranking.ndcg(pairs, pairs.base, pairs.own_base), pairs.tool, tools)
-    refined, floor = enough.copy(), offsets - RELIEF
-    for _ in range(MAX_ROUNDS):
-        served = np.where(refined, scores - offsets, pairs.base)
-        after = ranking.ndcg(pairs, served, ranking.own(pairs, served))
-        worse = refined & (ranking.by_tool(after, pairs.tool, tools) < base - ranking.SLACK)
+    base = ranking.by_tool(before, pairs.tool, len(enough))
+    refined, favours = enough.copy(), np.zeros(len(enough), np.float32)
+    rounds = 0
+    while True:
+        order = ranking.placed(pairs.base, scores + favours, refined)
+        after = ranking.ndcg(pairs, order)
+        told = ranking.by_tool(after, pairs.tool, len(enough))
+        worse = refined & (told < base - ranking.SLACK)
         if not worse.any():
-            break
-        offsets = np.where(worse, offsets - RELIEF_STEP, offsets).astype(np.float32)
-        refined &= offsets >= floor
-    return offsets, refined
+            return refined, np.where(refined, favours, 0.0).astype(np.float32), after
+        rounds += 1
+        if rounds <= ROUNDS:
+            favours[worse] += FAVOUR
+        else:
+            refined &= ~worse
 
 
-def _spares(pairs: Pairs, scores: Floats, offsets: Floats, refined: Flags) -> bool:
-    """Whether the offsets, as they were settled, still spare tools by their descriptions."""
-    served = np.where(refined, scores - offsets, pairs.base)
-    before = ranking.ndcg(pairs, pairs.base, pairs.own_base)
-    change = ranking.ndcg(pairs, served, pairs.own_base) - before
-    return bool(_by_known_tool(change, pairs.tool).mean() >= 0.0)
-
-
-def _by_known_tool(values: NDArray[np.floating], tool: Ints) -> NDArray[np.float64]:
-    """The mean of each tool that has pairs, so that none weighs more for having many."""
-    known, place = np.unique(tool, return_inverse=True)
-    return ranking.by_tool(values, place, len(known))
-
-
-def _unmoved(tools: Floats, pairs: Pairs) -> Refined:
-    before = _mean(ranking.ndcg(pairs, pairs.base, pairs.own_base))
-    none = np.zeros(len(tools))
-    return Refined(
-        tools, none.astype(np.float32), none.astype(np.bool_), 0.0, 0.0, 0.0, before, before
-    )
-
-
-def _mean(values: NDArray[np.floating]) -> float:
+def _mean(values: Floats) -> float:
     return float(values.mean()) if len(values) else 0.0

@@ -1,6 +1,5 @@
-"""How tools rank for queries that succeeded: NDCG@5 pair by pair, and the offsets that guard it."""
+"""How tools rank: orders in which some keep their places, and NDCG@5 of queries that succeeded."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +22,6 @@ class Pairs:
         tool: ``(m,)``.
         vectors: ``(m, d)``, the queries'.
         base: ``(m, t)``, scores by descriptions.
-        own_base: ``(m,)``, that of the pair's tool.
         other: ``(m, t)``, tools that are not ranked against the pair's: itself, and
             others that served the query too.
     """
@@ -32,19 +30,7 @@ class Pairs:
     tool: Ints
     vectors: Floats
     base: Floats
-    own_base: Floats
     other: Flags
-
-    def rows(self, which: Flags) -> "Pairs":
-        """Some of the pairs."""
-        return Pairs(
-            self.query[which],
-            self.tool[which],
-            self.vectors[which],
-            self.base[which],
-            self.own_base[which],
-            self.other[which],
-        )
 
 
 def pairs_of(tools: Floats, queries: Floats, served: tuple[Ints, Ints]) -> Pairs:
@@ -54,23 +40,40 @@ def pairs_of(tools: Floats, queries: Floats, served: tuple[Ints, Ints]) -> Pairs
     base: Floats = vectors @ tools.T
     rights = np.zeros((len(queries), len(tools)), np.bool_)
     rights[query, tool] = True
-    return Pairs(query, tool, vectors, base, base[np.arange(len(tool)), tool], rights[query])
+    return Pairs(query, tool, vectors, base, rights[query])
 
 
-def own(pairs: Pairs, scores: Floats) -> Floats:
-    """The score ``(m,)`` of each pair's own tool."""
-    found: Floats = scores[np.arange(len(pairs.tool)), pairs.tool]
+def order(scores: Floats) -> Ints:
+    """Tools ``(n, t)``, best first, of scores ``(n, t)``; ties as they come."""
+    found: Ints = np.argsort(-scores, axis=1, kind="stable")
     return found
 
 
-def ndcg(pairs: Pairs, scores: Floats, own: Floats) -> Floats:
+def placed(base: Floats, scores: Floats, movable: Flags) -> Ints:
+    """Tools ``(n, t)``, best first: movable ones by their scores, on places they had by ``base``.
+
+    Args:
+        base: ``(n, t)``, by which the others keep their places.
+        scores: ``(n, t)``.
+        movable: ``(t,)``.
+    """
+    first = order(base)
+    best = order(np.where(movable, scores, -np.inf).astype(np.float32))
+    first[movable[first]] = best[:, : int(movable.sum())].ravel()
+    return first
+
+
+def ndcg(pairs: Pairs, order: Ints) -> Floats:
     """NDCG@5 ``(m,)`` of each pair by itself: 1 for the first place, 0 below the fifth.
 
     Järvelin and Kekäläinen 2002, with one relevant tool; others that served the query too are left
     out of the ranking.
     """
-    rank = ((scores > own[:, None]) & ~pairs.other).sum(axis=1)
-    found: Floats = np.where(rank < DEPTH, 1.0 / np.log2(rank + 2.0), 0.0)
+    place = (order == pairs.tool[:, None]).argmax(axis=1)
+    ahead = np.arange(order.shape[1]) < place[:, None]
+    others = ahead & np.take_along_axis(pairs.other, order, axis=1)
+    rank = place - others.sum(axis=1)
+    found: Floats = np.where(rank < DEPTH, 1.0 / np.log2(rank + 2.0), 0.0).astype(np.float32)
     return found
 
 
@@ -79,38 +82,6 @@ def by_tool(values: NDArray[np.floating], tool: Ints, tools: int) -> NDArray[np.
     many = np.bincount(tool, minlength=tools)
     found: NDArray[np.float64] = np.bincount(tool, values, minlength=tools) / np.maximum(many, 1)
     return found
-
-
-def offsets(pairs: Pairs, scores: Floats, rows: Ints, shares: Sequence[float]) -> Floats:
-    """Offsets ``(s, t)`` that leave a tool a share of the queries that it took by its description.
-
-    A tool takes a query of another tool where it outranks that tool's description. Queries weigh
-    so that every tool that loses some weighs the same, however many it has.
-
-    Args:
-        pairs: the queries.
-        scores: ``(m, t)``, by the vectors that get offsets.
-        rows: the pairs that count.
-        shares: each at least 0.
-    """
-    tool = pairs.tool[rows]
-    weight = 1.0 / np.bincount(tool, minlength=1)[tool]
-    foreign = ~pairs.other[rows]
-    level = pairs.own_base[rows][:, None]
-    taken = (weight[:, None] * (foreign & (pairs.base[rows] > level))).sum(axis=0)
-    margins = np.where(foreign, scores[rows] - level, -np.inf)
-    order = np.argsort(-margins, axis=0)
-    sums = np.cumsum(weight[order], axis=0)
-    ranked = np.take_along_axis(margins, order, axis=0)
-    found = [_at(ranked, (sums <= share * taken).sum(axis=0)) for share in shares]
-    return np.array(found, dtype=np.float32)
-
-
-def _at(ranked: Floats, place: Ints) -> Floats:
-    """The margin ``(t,)`` of the first query that a tool may not take."""
-    last = np.minimum(place, len(ranked) - 1)
-    found: Floats = ranked[last, np.arange(ranked.shape[1])]
-    return np.where(np.isfinite(found), found, 0.0).astype(np.float32)
 
 
 def unit(vectors: NDArray[np.floating]) -> Floats:

@@ -49,16 +49,20 @@ class Reranker:
     weights: Floats
     gain: float
 
-    def order(self, queries: Floats, scores: Floats) -> Ints:
+    def order(self, refined: Refined, queries: Floats) -> Ints:
         """The best tools, best first: ``(n, 5)``, or fewer where there are fewer tools.
 
         Args:
+            refined: what this was learnt for.
             queries: ``(n, d)``.
-            scores: ``(n, t)``, of :meth:`kernels.tools.Refined.scores`.
         """
-        first = shortlist(scores)
+        first = refined.order(queries)[:, :DEPTH]
+        scores = refined.scores(queries)
         numbers = self.numbers(queries, scores, first, np.full(len(queries), -1))
-        return reorder(first, numbers @ self.weights, self.many[first] >= DENSE)
+        return reorder(first, numbers @ self.weights, self._movable(refined)[first])
+
+    def _movable(self, refined: Refined) -> Flags:
+        return refined.refined & (self.many >= DENSE)
 
     def numbers(self, queries: Floats, scores: Floats, first: Ints, own: Ints) -> Floats:
         """What the linear score is of: ``(n, 5, 4)``; no query is an example of itself."""
@@ -103,27 +107,17 @@ def fit(
     if (many >= DENSE).sum() < 2:
         return None
     moves = moves_of(tools, outcomes.queries, pairs, failed, many >= least)
-    left_out = moves.left_out(pairs, (refined.pull, refined.push)) - refined.offsets
-    scores = np.where(refined.refined, left_out, pairs.base)
-    own = ranking.own(pairs, scores)
-    scores = np.where(pairs.other, -np.inf, scores)
-    scores[np.arange(len(own)), pairs.tool] = own
-    first = shortlist(scores)
+    scores = moves.left_out(pairs, (refined.pull, refined.push)) + refined.favours
+    first = ranking.placed(pairs.base, scores, refined.refined)[:, :DEPTH]
     blank = _blank(pairs, many)
     numbers = blank.numbers(pairs.vectors, scores, first, pairs.query)
     right = first == pairs.tool[:, None]
-    movable = many[first] >= DENSE
+    movable = (refined.refined & (many >= DENSE))[first]
     gain = _gain(numbers, right, first, movable, pairs.query % 2 == 0)
     if gain < LEAST_GAIN:
         return None
     weights = _learn(numbers, right, movable)
     return Reranker(blank.examples, blank.query, blank.places, many, weights, gain)
-
-
-def shortlist(scores: Floats) -> Ints:
-    """The best tools of each row ``(n, 5)``, best first."""
-    found: Ints = np.argsort(-scores, axis=1, kind="stable")[:, :DEPTH]
-    return found
 
 
 def reorder(first: Ints, told: Floats, movable: Flags) -> Ints:

@@ -72,18 +72,16 @@ def test_files_that_are_too_long_or_no_json_are_refused(tmp_path, monkeypatch):
 
 
 def test_refined_tools_are_read_as_they_were_written(tmp_path):
-    vectors = np.eye(2, 4, dtype=np.float32)
-    offsets = np.array([0.1, 0.0], np.float32)
+    descriptions, vectors = np.eye(2, 4, dtype=np.float32), np.eye(2, 4, 1, dtype=np.float32)
+    favours = np.array([0.1, 0.0], np.float32)
     path = tmp_path / "tools.safetensors"
-    write(
-        path,
-        ["weather", "stocks"],
-        Refined(vectors, offsets, offsets > 0, 3.0, 0.5, 0.25, 0.5, 0.6),
-    )
-    names, found, told = read(path)
+    kept = Refined(descriptions, vectors, favours, favours > 0, 3.0, 0.5, 0.5, 0.6)
+    write(path, ["weather", "stocks"], kept)
+    names, found = read(path)
     assert names == ["weather", "stocks"]
-    np.testing.assert_array_equal(found, vectors)
-    np.testing.assert_array_equal(told, offsets)
+    assert (found.pull, found.push, found.before, found.after) == (3.0, 0.5, 0.5, 0.6)
+    for one in ("descriptions", "vectors", "favours", "refined"):
+        np.testing.assert_array_equal(getattr(found, one), getattr(kept, one))
 
 
 def test_a_file_that_is_none_of_its_own_is_refused(tmp_path, capsys):

@@ -38,52 +38,60 @@ class World:
         every = np.arange(len(self.tool))
         return Outcomes(self.queries, every, self.tool, np.ones(len(every), np.bool_))
 
-    def ndcg(self, scores):
+    def ndcg(self, order):
         """Of each test query."""
         rows = np.arange(len(self.test_tool))
         pairs = ranking.pairs_of(self.tools, self.test, (rows, self.test_tool))
-        return ranking.ndcg(pairs, scores, ranking.own(pairs, scores))
+        return ranking.ndcg(pairs, order)
+
+    def before(self):
+        return self.ndcg(ranking.order(self.test @ self.tools.T))
 
 
 def test_outcomes_raise_the_ranking_of_queries_that_were_not_seen():
     world = World(0)
     found = refine(world.tools, world.outcomes())
-    before = world.ndcg(world.test @ world.tools.T).mean()
-    after = world.ndcg(found.scores(world.test)).mean()
-    assert after > before + 0.05
+    assert world.ndcg(found.order(world.test)).mean() > world.before().mean() + 0.05
     assert found.after > found.before
 
 
-def test_tools_without_outcomes_keep_their_descriptions_and_do_not_lose_to_those_that_moved():
-    changes, plain = [], []
+def test_tools_without_outcomes_or_with_few_keep_their_places_while_the_others_gain():
+    cold, few = (0, 1, 2), (4, 5)
+    plain = []
     for seed in range(6):
-        cold = (0, 1, 2)
-        world = World(seed, cold=cold)
+        world = World(seed, cold=cold, few=few)
         found = refine(world.tools, world.outcomes())
-        assert not found.refined[list(cold)].any()
-        np.testing.assert_array_equal(found.vectors[list(cold)], world.tools[list(cold)])
-        assert not found.offsets[list(cold)].any()
+        bare = [*cold, *few]
+        assert not found.refined[bare].any()
+        np.testing.assert_array_equal(found.vectors[bare], world.tools[bare])
+        order = found.order(world.test)
+        first = ranking.order(world.test @ world.tools.T)
+        kept = np.isin(first, bare)
+        np.testing.assert_array_equal(order[kept], first[kept])
+        np.testing.assert_array_equal(np.isin(order, bare), kept)
         of_cold = np.isin(world.test_tool, cold)
-        before = world.ndcg(world.test @ world.tools.T)[of_cold]
-        changes.append((world.ndcg(found.scores(world.test))[of_cold] - before).mean())
-        naive = replace(found, offsets=np.zeros_like(found.offsets))
-        plain.append((world.ndcg(naive.scores(world.test))[of_cold] - before).mean())
-    # What is guarded against is real: without offsets, tools that moved outrank the others.
+        change = world.ndcg(order) - world.before()
+        assert (change[np.isin(world.test_tool, bare)] == 0).all()
+        assert change[~np.isin(world.test_tool, bare)].mean() > 0
+        moved = ranking.order(world.test @ found.vectors.T)
+        plain.append((world.ndcg(moved) - world.before())[of_cold].mean())
+    # What is guarded against is real: tools that moved outrank the others where they may.
     assert np.mean(plain) < -0.05
-    assert np.mean(changes) >= 0.0
 
 
-def test_a_tool_with_too_few_outcomes_keeps_its_description_and_the_queries_it_had():
-    world = World(3, few=(4, 5))
-    found = refine(world.tools, world.outcomes())
-    assert not found.refined[[4, 5]].any()
-    of_few = np.isin(world.tool, (4, 5))
-    rows = np.flatnonzero(of_few)
-    pairs = ranking.pairs_of(world.tools, world.queries, (rows, world.tool[of_few]))
-    before = ranking.ndcg(pairs, pairs.base, pairs.own_base)
-    scores = found.scores(world.queries)[rows]
-    after = ranking.ndcg(pairs, scores, ranking.own(pairs, scores))
-    assert (after >= before - 1e-6).all()
+def test_no_tool_ranks_its_left_out_queries_worse_than_by_its_description():
+    for seed in range(4):
+        world = World(seed, tools=20, each=6)
+        log = world.outcomes()
+        found = refine(world.tools, log)
+        pairs, failed = tools_module.pairs_of_outcomes(world.tools, log)
+        moves = moves_of(world.tools, log.queries, pairs, failed, np.ones(20, np.bool_))
+        scores = moves.left_out(pairs, (found.pull, found.push)) + found.favours
+        after = ranking.ndcg(pairs, ranking.placed(pairs.base, scores, found.refined))
+        before = ranking.ndcg(pairs, ranking.order(pairs.base))
+        change = ranking.by_tool(after - before, pairs.tool, 20)
+        assert change.min() >= -1e-6
+        assert found.after == pytest.approx(after.mean())
 
 
 def test_a_failure_pushes_a_tool_away_from_its_query():
@@ -152,7 +160,7 @@ def test_a_query_may_be_served_by_two_tools_and_neither_counts_against_the_other
     )
     pairs = ranking.pairs_of(world.tools, both.queries, (both.query, both.tool))
     best = np.where(pairs.other, 2.0, 0.0).astype(np.float32)
-    assert (ranking.ndcg(pairs, best, ranking.own(pairs, best)) == 1.0).all()
+    assert (ranking.ndcg(pairs, ranking.order(best)) == 1.0).all()
     assert refine(world.tools, both).after >= refine(world.tools, both).before
 
 
@@ -160,7 +168,7 @@ def test_the_same_outcomes_give_the_same_tools():
     world = World(5, cold=(0,))
     one, two = refine(world.tools, world.outcomes()), refine(world.tools, world.outcomes())
     np.testing.assert_array_equal(one.vectors, two.vectors)
-    np.testing.assert_array_equal(one.offsets, two.offsets)
+    np.testing.assert_array_equal(one.favours, two.favours)
 
 
 def test_wrong_arguments_are_refused_with_the_remedy():
