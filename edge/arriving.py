@@ -16,7 +16,7 @@ from kernels.intake import Early, Intake
 
 CHAT_PATH = "/v1/chat/completions"
 FIRST_BYTES = 65_536
-"""A body is listened to from here on: a smaller one is read in about a millisecond when whole."""
+"""A body is listened to from here on: a smaller one takes about 2 ms when it is whole."""
 PART_BYTES = 32_768
 """How much is gathered for one visit to a thread."""
 
