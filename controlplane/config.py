@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from controlplane import heads_config
-from controlplane.errors import InvalidError, SettingError
+from controlplane.errors import ABOVE_0, InvalidError, SettingError, check_ranges
 from controlplane.heads_config import GuardConfig, HeadConfig
 from controlplane.monitors import MonitorsConfig
 from controlplane.release_config import ReleaseConfig
@@ -111,20 +111,18 @@ class GateConfig:
 
     def __post_init__(self) -> None:
         """Refuse what would judge on nothing, or never again."""
-        bounds = {
-            "min_interactions": 10 <= self.min_interactions <= 10_000_000,
-            "growth": 1.01 <= self.growth <= 10,
-            "share": 0.1 <= self.share <= 0.9,
-            "min_judged": self.min_judged >= 2,
-            "min_effective_n": self.min_effective_n >= 1,
-            "margin": math.isfinite(self.margin),
-            "alpha": 0 < self.alpha <= 0.5,
-        } | {name: 0 <= getattr(self, name) <= 1 for name in _SHARES}
-        for name, good in bounds.items():
-            if not good:
-                raise SettingError(
-                    f"gate.{name}", f"gate.{name} is {getattr(self, name)}: out of range"
-                )
+        check_ranges(
+            "gate",
+            self,
+            min_interactions=(10, 10_000_000),
+            growth=(1.01, 10),
+            share=(0.1, 0.9),
+            min_judged=(2, math.inf),
+            min_effective_n=(1, math.inf),
+            margin=(-math.inf, math.inf),
+            alpha=(ABOVE_0, 0.5),
+            **dict.fromkeys(_SHARES, (0, 1)),
+        )
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,10 @@
 """What the services refuse. ``controlplane/api/errors.py`` gives each its HTTP status."""
 
+import math
+
+ABOVE_0 = math.ulp(0.0)
+"""The lowest value of what has to be above 0."""
+
 
 class ControlPlaneError(Exception):
     """Base of this folder's errors."""
@@ -20,6 +25,34 @@ class SettingError(ValueError):
         """Name the setting beside the message."""
         super().__init__(message)
         self.field = field
+
+
+def check_ranges(lead: str, config: object, **ranges: tuple[float, float]) -> None:
+    """Refuse the first setting that lies outside its range, both ends included.
+
+    Args:
+        lead: what stands before the settings' names.
+        config: has them.
+        ranges: the lowest and the highest value of each; inf where any finite number above is good.
+
+    Raises:
+        SettingError: Naming it, its value and the range.
+    """
+    for name, (low, high) in ranges.items():
+        value = getattr(config, name)
+        if not low <= value <= high or abs(value) == math.inf:
+            path = f"{lead}.{name}" if lead else name
+            raise SettingError(path, f"{path} is {value}: give {_told(low, high)}")
+
+
+def _told(low: float, high: float) -> str:
+    if math.isinf(low):
+        return "a finite number"
+    if math.isinf(high):
+        return f"{low:,.12g} or more"
+    return (
+        f"more than 0, at most {high:,.12g}" if low == ABOVE_0 else f"{low:,.12g} to {high:,.12g}"
+    )
 
 
 class NotFoundError(ControlPlaneError):

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from controlplane.errors import InvalidError, SettingError
+from controlplane.errors import InvalidError, SettingError, check_ranges
 from learners import monitors
 from learners.monitors import Finding, Settings, State
 from learners.summaries import LEAST
@@ -52,18 +52,15 @@ class MonitorConfig:
 
     def __post_init__(self) -> None:
         """Refuse windows of nothing, and bounds that everything or nothing breaks."""
-        good = {
-            "reference": LEAST <= self.reference <= MAX_ROWS,
-            "window": LEAST <= self.window <= MAX_ROWS,
-            "sigmas": 1.0 <= self.sigmas <= 8.0,
-            "divergence": 0.0 <= self.divergence <= 10.0,
-            "patience": 1 <= self.patience <= 100,
-        }
-        for name, kept in good.items():
-            if not kept:
-                raise SettingError(
-                    f"monitors.{name}", f"monitors.{name} is {getattr(self, name)}: out of range"
-                )
+        check_ranges(
+            "monitors",
+            self,
+            reference=(LEAST, MAX_ROWS),
+            window=(LEAST, MAX_ROWS),
+            sigmas=(1, 8),
+            divergence=(0, 10),
+            patience=(1, 100),
+        )
 
     @property
     def settings(self) -> Settings:
@@ -108,20 +105,13 @@ class MonitorsConfig:
 
     def __post_init__(self) -> None:
         """Refuse what would widen to nothing, or hold for ever."""
-        if not 0.001 <= self.widen_to <= 1:
-            raise SettingError(
-                "monitors.widen_to", f"monitors.widen_to is {self.widen_to}: give 0.001 to 1"
-            )
-        if not 1 <= self.feedback_within_s <= MAX_SECONDS:
-            raise SettingError(
-                "monitors.feedback_within_s",
-                f"monitors.feedback_within_s is {self.feedback_within_s}: give 1 to "
-                f"{MAX_SECONDS:.0f}",
-            )
-        if not 0 <= self.hold_s <= MAX_SECONDS:
-            raise SettingError(
-                "monitors.hold_s", f"monitors.hold_s is {self.hold_s}: give 0 to {MAX_SECONDS:.0f}"
-            )
+        check_ranges(
+            "monitors",
+            self,
+            widen_to=(0.001, 1),
+            feedback_within_s=(1, MAX_SECONDS),
+            hold_s=(0, MAX_SECONDS),
+        )
 
     @property
     def each(self) -> dict[str, MonitorConfig]:

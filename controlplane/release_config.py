@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter
 
-from controlplane.errors import SettingError
+from controlplane.errors import ABOVE_0, SettingError, check_ranges
 from learners.lineup import Unit
 
 Kind = Literal["mean", "p95", "rate"]
@@ -88,12 +88,8 @@ class HarmConfig:
 
     def __post_init__(self) -> None:
         """Refuse what looks at nothing."""
-        _check(
-            "release.harm",
-            self,
-            min_rows=self.min_rows >= 2,
-            margin=math.isfinite(self.margin) and self.margin >= 0,
-            segments=0 <= self.segments <= 64,
+        check_ranges(
+            "release.harm", self, min_rows=(2, math.inf), margin=(0, math.inf), segments=(0, 64)
         )
 
 
@@ -163,38 +159,38 @@ class ReleaseConfig:
                 f"release.approval {self.approval!r}: no stage comes before the champion's place, "
                 "so nothing would wait for a person: give stages, or switch auto_promote off",
             )
+        if len(self.stages) > MAX_STAGES:
+            raise SettingError(
+                "release.stages", f"release.stages: {len(self.stages)}: give at most {MAX_STAGES}"
+            )
         named = [guardrail.name for guardrail in self.guardrails]
-        _check(
+        if len(named) > MAX_GUARDRAILS or len(set(named)) < len(named):
+            raise SettingError(
+                "release.guardrails",
+                f"release.guardrails {named}: give each once, at most {MAX_GUARDRAILS}",
+            )
+        check_ranges(
             "release",
             self,
-            stages=len(self.stages) <= MAX_STAGES,
-            min_decisions=1 <= self.min_decisions <= MAX_DECISIONS,
-            min_rewarded=0 <= self.min_rewarded <= MAX_DECISIONS,
-            min_seconds=0 <= self.min_seconds <= MAX_SECONDS,
-            max_seconds=max(1.0, self.min_seconds) <= self.max_seconds <= MAX_SECONDS,
-            margin=math.isfinite(self.margin) and self.margin >= 0,
-            guardrails=len(named) <= MAX_GUARDRAILS and len(set(named)) == len(named),
-            max_error=0 < self.max_error <= 1,
-            min_edges=0 <= self.min_edges <= 100,
-            max_shadow_errors=0 <= self.max_shadow_errors <= 1,
-            min_agreement=0 <= self.min_agreement <= 1,
-            watch_decisions=0 <= self.watch_decisions <= MAX_WATCHED,
-            cooldown_s=0 <= self.cooldown_s <= MAX_SECONDS,
-            max_reverts=1 <= self.max_reverts <= 1_000,
-            alpha=0 < self.alpha <= 0.5,
+            min_decisions=(1, MAX_DECISIONS),
+            min_rewarded=(0, MAX_DECISIONS),
+            min_seconds=(0, MAX_SECONDS),
+            max_seconds=(max(1.0, self.min_seconds), MAX_SECONDS),
+            margin=(0, math.inf),
+            max_error=(ABOVE_0, 1),
+            min_edges=(0, 100),
+            max_shadow_errors=(0, 1),
+            min_agreement=(0, 1),
+            watch_decisions=(0, MAX_WATCHED),
+            cooldown_s=(0, MAX_SECONDS),
+            max_reverts=(1, 1_000),
+            alpha=(ABOVE_0, 0.5),
         )
 
     @property
     def canaries(self) -> int:
         """Stages in which the new version decides for some and the champion for others."""
         return sum(0 < share < 1 for share in self.stages)
-
-
-def _check(of: str, config: object, **good: bool) -> None:
-    for name, kept in good.items():
-        if not kept:
-            value = getattr(config, name)
-            raise SettingError(f"{of}.{name}", f"{of}.{name} is {value}: out of range")
 
 
 _ADAPTER = TypeAdapter(ReleaseConfig)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from pydantic import ConfigDict
 
-from controlplane.errors import SettingError
+from controlplane.errors import check_ranges
 
 LEAST_S, MOST_S = 60.0, 90 * 86_400.0
 MAX_ROWS = 1_000_000
@@ -32,14 +32,12 @@ class ReviseConfig:
 
     def __post_init__(self) -> None:
         """Refuse what would revise without end, or anything at once."""
-        good = {
-            "every_s": self.every_s == 0 or LEAST_S <= self.every_s <= MOST_S,
-            "max_shift": 0.001 <= self.max_shift <= 1,
-            "min_rows": 1 <= self.min_rows <= MAX_ROWS,
-            "contexts": 10 <= self.contexts <= MAX_CONTEXTS,
-        }
-        for name, kept in good.items():
-            if not kept:
-                raise SettingError(
-                    f"revise.{name}", f"revise.{name} is {getattr(self, name)}: out of range"
-                )
+        if self.every_s:
+            check_ranges("revise", self, every_s=(LEAST_S, MOST_S))
+        check_ranges(
+            "revise",
+            self,
+            max_shift=(0.001, 1),
+            min_rows=(1, MAX_ROWS),
+            contexts=(10, MAX_CONTEXTS),
+        )

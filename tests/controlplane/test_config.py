@@ -108,3 +108,25 @@ def test_a_parameter_beyond_all_bounds_is_refused(params: tuple[str, dict[str, f
     config = PolicyConfig(learners=(LearnerConfig(*params),))
     with pytest.raises(InvalidError, match=params[0]):
         check_learners(config, ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"gate": {"share": 0.95}}, "gate.share is 0.95: give 0.1 to 0.9"),
+        ({"gate": {"alpha": 0}}, "gate.alpha is 0.0: give more than 0, at most 0.5"),
+        ({"gate": {"min_judged": 1}}, "gate.min_judged is 1: give 2 or more"),
+        ({"gate": {"margin": math.inf}}, "gate.margin is inf: give a finite number"),
+        ({"release": {"min_decisions": 0}}, "release.min_decisions is 0: give 1 to 10,000"),
+        ({"release": {"margin": math.inf}}, "release.margin is inf: give 0 or more"),
+        ({"release": {"harm": {"segments": 65}}}, "release.harm.segments is 65: give 0 to 64"),
+        ({"release": {"stages": [n / 20 for n in range(21)]}}, "stages: 21: give at most 12"),
+        ({"monitors": {"hold_s": -1}}, "monitors.hold_s is -1.0: give 0 to 7,776,000"),
+        ({"monitors": {"reward": {"window": 3}}}, "is 3: give 30 to 1,000,000"),
+        ({"revise": {"every_s": 1}}, "revise.every_s is 1.0: give 60 to 7,776,000"),
+    ],
+)
+def test_a_setting_out_of_range_is_told_the_range(row: dict[str, Any], said: str) -> None:
+    with pytest.raises(InvalidError) as refused:
+        config.from_json(row)
+    assert said in str(refused.value)
