@@ -33,6 +33,8 @@ ROUND = "round"
 BUCKETS = 48
 LAST_DECISIONS = 1_000
 SHOWN = timedelta(days=30)
+CHARTED = 20_000
+"""Interactions in the chart: a page of a long log must not read it all."""
 
 
 @router.get("")
@@ -89,7 +91,9 @@ def status_of(connection: sa.Connection, policy: StoredPolicy) -> StatusAnswer:
     last = versions.newest_round(connection, policy.id)
     shares = interactions.arm_shares(connection, policy.id, last=LAST_DECISIONS)
     total = sum(row["n"] for row in shares)
-    series = interactions.reward_series(connection, policy.id, buckets=BUCKETS, since=now() - SHOWN)
+    series = interactions.reward_series(
+        connection, policy.id, buckets=BUCKETS, since=now() - SHOWN, last=CHARTED
+    )
     return StatusAnswer(
         policy=policy.name,
         champion=ChampionAnswer(version=champion[0], revision=champion[1]) if champion else None,

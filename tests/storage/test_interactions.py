@@ -156,13 +156,19 @@ def test_the_reward_series_covers_the_log_in_its_order(ground: Ground):
         ground.say(one, n >= 5, now=later(10))
     ground.settle(later(200))
     with ground.engine.connect() as connection:
-        rows = interactions.reward_series(connection, ground.policy_id, buckets=2, since=T0)
+        rows = interactions.reward_series(
+            connection, ground.policy_id, buckets=2, since=T0, last=100
+        )
         empty = interactions.reward_series(
-            connection, ground.policy_id, buckets=2, since=later(100)
+            connection, ground.policy_id, buckets=2, since=later(100), last=100
+        )
+        newest = interactions.reward_series(
+            connection, ground.policy_id, buckets=2, since=T0, last=4
         )
     assert [(r["n"], r["reward"], r["version"]) for r in rows] == [(5, 0.0, 1), (5, 1.0, 2)]
     assert [r["cost_usd"] for r in rows] == [0.5, 0.5]
     assert empty == []
+    assert [(r["n"], r["reward"]) for r in newest] == [(2, 1.0), (2, 1.0)]
 
 
 def test_arm_shares_count_the_newest_decisions_whether_joined_or_not(ground: Ground):
