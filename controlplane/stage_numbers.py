@@ -178,6 +178,11 @@ def segments(
     return tuple(found)
 
 
+SAMPLES = 4
+"""Samples of the control that a stage may be compared with, as it grows: 16, 8, 4 and 2 units for
+one. Each is other evidence and has its part of the level (a union bound)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sudden:
     """Whether the new version's failures surge beyond what the champion's and the margin allow.
@@ -233,7 +238,7 @@ def lately(
     own, other = _trail(canary, pending=True), _trail(control, pending=False)
     if ratio is not None:
         found = surges.beside(own, other, allowed, ratio=ratio)
-        rate, beside, needed = found.other_rate, found.other_rows, -math.log(alpha)
+        rate, beside, needed = found.other_rate, found.other_rows, math.log(SAMPLES / alpha)
     else:
         n, hits = len(other.hit), float(other.hit.sum())
         sure = 1.0 - _OF_BEFORE * alpha

@@ -10,6 +10,7 @@ import pytest
 from controlplane.release_config import Guardrail, HarmConfig, ReleaseConfig
 from controlplane.stage_gates import Canary, Facts, judge_canary, judge_shadow, judge_watch
 from controlplane.stage_numbers import (
+    SAMPLES,
     Excess,
     Shadowed,
     Side,
@@ -20,6 +21,7 @@ from controlplane.stage_numbers import (
     segments,
     watched,
 )
+from controlplane.watching import controls
 
 RULES = ReleaseConfig(min_decisions=100, min_seconds=0, min_rewarded=50)
 FACTS = Facts(60.0, edges=1)
@@ -272,3 +274,7 @@ def test_no_surge_is_sure_where_everything_is_allowed_or_nothing_is_known() -> N
     assert lately(ERROR, side(0), side(0), level=0.5, ratio=None).as_json()["canary"] is None
     relative = Guardrail("error", "rate", margin=1.0, relative=True)
     assert lately(relative, new, control, level=0.99, ratio=2.0).sure
+
+
+def test_each_sample_of_the_control_has_its_part_of_the_level() -> None:
+    assert len({controls(rows) for rows in range(20_000)}) == SAMPLES
