@@ -29,6 +29,8 @@ RUNS = 500
 LOGGED, EXPLORED = 0.2, 0.02
 WORSE, BETTER = -0.03, 0.05
 POWER = 0.8
+EACH = 1.0 - (1.0 - POWER) / 2.0
+"""Of each of the two comparisons, so that both are seen with the power that is asked for."""
 PILOT = 4_000
 GATE = GateConfig(growth=1.5)
 DIFFER = 0.35
@@ -222,7 +224,7 @@ def needed(own: Evaluation, other: Evaluation, level: float) -> int:
     spread = of_influence(
         own.influence - other.influence, worst=float(np.abs(shift).max()), shift=shift
     )
-    question = Question(BETTER, 20_000.0, POWER, level, min_effective_n=GATE.min_effective_n)
+    question = Question(BETTER, 20_000.0, EACH, level, min_effective_n=GATE.min_effective_n)
     return plan(question, spread, "fixed").decisions
 
 
