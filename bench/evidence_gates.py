@@ -3,8 +3,9 @@
 The champion is a table's best arm and explores 20 %; the candidate chooses otherwise on some rows,
 so many that its true value is 3 points below the champion's, or 5 above both it and the best fixed
 arm. In each run the planner says how many decisions a difference of 5 points needs, from a pilot of
-4,000; the gate then looks at new ones as rounds do, each time the log has grown by half, at what a
-look may spend. Promoted is what passes all checks of the real gate at any look until then.
+4,000 (16,000 for one that few rows tell of); the gate then looks at new ones as rounds do, each
+time the log has grown by half, at what a look may spend. Promoted is what passes all checks of the
+real gate at any look until then.
 """
 
 import math
@@ -31,7 +32,8 @@ WORSE, BETTER = -0.03, 0.05
 POWER = 0.8
 EACH = 1.0 - (1.0 - POWER) / 2.0
 """Of each of the two comparisons, so that both are seen with the power that is asked for."""
-PILOT = 4_000
+PILOT, FEW_PILOT = 4_000, 16_000
+"""Decisions that the planner reads; of those that tell of few rows it needs more."""
 GATE = GateConfig(growth=1.5)
 DIFFER = 0.35
 """Of the rows, on which a better candidate and the champion prefer different arms."""
@@ -136,7 +138,7 @@ def together(better: list[Measure], runs: int) -> Measure:
 def of_few(source: Source, runs: int) -> Measure:
     """The same gain on as few rows as it takes: hard for the floor of the effective sample size."""
     few = duel(source, BETTER, differ=0.0)
-    said = [schedule(few, seed) for seed in range(runs)]
+    said = [schedule(few, seed, FEW_PILOT) for seed in range(runs)]
     return in_time(few, said, f"one that differs on {few.differs:.0%} of the rows alone,")
 
 
@@ -195,12 +197,12 @@ def duel(source: Source, gain: float, *, differ: float = DIFFER) -> Duel:
     return Duel(source, explored(favourite, EXPLORED), champion, fixed)
 
 
-def schedule(better: Duel, seed: int) -> Ints:
+def schedule(better: Duel, seed: int, pilot: int = PILOT) -> Ints:
     """The decisions at each look; the last are those that the planner says, for both comparisons.
 
     How much a look may spend depends on how many came before, so both are sought together.
     """
-    rows, log = better.source.drawn(np.random.default_rng((seed, 1)), better.champion, PILOT)
+    rows, log = better.source.drawn(np.random.default_rng((seed, 1)), better.champion, pilot)
     model = ope.reward_model(log)
     own, *others = (
         ope.evaluate(log, policy[rows], "dr", predicted=model)

@@ -232,8 +232,8 @@ def _first(enough: Callable[[float], bool]) -> int:
         low, high = high, 2 * high
         if high > MOST_DECISIONS:
             raise EstimateError(
-                f"more than {MOST_DECISIONS:,} decisions: explore more, or ask for a larger "
-                "difference"
+                f"more than {MOST_DECISIONS:,} decisions: explore more, ask for a larger "
+                "difference, or plan from a longer log, as a short one leaves the spread open"
             )
     while high - low > 1:
         middle = (low + high) // 2
