@@ -4,8 +4,8 @@ Success and cost are regressed apart (:mod:`learners.multi_objective`). The newe
 back from that: on them each arm's predictions are calibrated (:mod:`learners.calibration`), as a
 prediction flatters itself on the rows that it was fitted to. Of the arms whose lower bound reaches
 the target the cheapest is taken; where none does, the likeliest to succeed. The family is AVR's,
-Hybrid LLM's (Ding et al. 2024, arXiv:2404.14618) and FrugalGPT's (Chen et al. 2023,
-arXiv:2305.05176), whose cascades are planned in :mod:`learners.cascade`.
+Hybrid LLM's (Ding et al. 2024, arXiv:2404.14618) and, but for its cascade of answers, FrugalGPT's
+(Chen et al. 2023, arXiv:2305.05176).
 
 Success is read relative to its range, so 0 is its least value and 1 its greatest; of an outcome
 that is yes or no this is a chance. An arm with few held rows is never sure: only exploration asks

@@ -49,10 +49,6 @@ class CalibrationError(LearnersError):
     """Scores and outcomes do not make a calibration."""
 
 
-class CascadeError(LearnersError):
-    """Steps, rows or targets do not make a cascade."""
-
-
 class PacingError(LearnersError):
     """A budget or a horizon is out of range."""
 
