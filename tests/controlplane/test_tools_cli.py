@@ -1,11 +1,15 @@
 import json
+from dataclasses import replace
+from pathlib import Path
 
-import numpy as np
 import pytest
 
+from bench import minilm
 from controlplane import tools_cli
-from controlplane.tools_cli import ToolsError, main, read, read_outcomes, read_tools, write
-from kernels.tools import Refined
+from controlplane.tools_cli import ToolsError, main, read_outcomes, read_tools
+from kernels import tools_rerank
+from kernels.models import encoder_of
+from kernels.tools_file import read, write
 
 TOOLS = [
     {"name": "weather", "description": "Tells the weather of a place."},
@@ -71,25 +75,72 @@ def test_files_that_are_too_long_or_no_json_are_refused(tmp_path, monkeypatch):
         read_tools(a_file(path, TOOLS))
 
 
-def test_refined_tools_are_read_as_they_were_written(tmp_path):
-    descriptions, vectors = np.eye(2, 4, dtype=np.float32), np.eye(2, 4, 1, dtype=np.float32)
-    favours = np.array([0.1, 0.0], np.float32)
-    path = tmp_path / "tools.safetensors"
-    kept = Refined(descriptions, vectors, favours, favours > 0, 3.0, 0.5, 0.5, 0.6)
-    write(path, ["weather", "stocks"], kept)
-    names, found = read(path)
-    assert names == ["weather", "stocks"]
-    assert (found.pull, found.push, found.before, found.after) == (3.0, 0.5, 0.5, 0.6)
-    for one in ("descriptions", "vectors", "favours", "refined"):
-        np.testing.assert_array_equal(getattr(found, one), getattr(kept, one))
-
-
 def test_a_file_that_is_none_of_its_own_is_refused(tmp_path, capsys):
     path = tmp_path / "tools.safetensors"
     path.write_bytes(b"no")
     assert main(["rank", "--tools", str(path), "--query", "Will it rain?"]) == 2
     said = capsys.readouterr().err
     assert "is not what `pointsman tools refine` wrote" in said
+
+
+WEATHER = ("rain", "snow", "wind", "fog", "hail", "frost", "storm")
+SHARES = ("gold", "oil", "steel", "wheat", "silver", "copper", "cotton")
+
+
+def dense(path):
+    """Enough outcomes of two tools for a second look to be tried."""
+    rows = [
+        {"query": text.format(word), "tool": tool, "success": True}
+        for tool, words, texts in (
+            ("weather", WEATHER, ("Will there be {} in Oslo?", "Is {} coming on Monday?")),
+            ("stocks", SHARES, ("What does {} cost today?", "Is {} going up?")),
+        )
+        for word in words
+        for text in texts
+    ]
+    return a_file(path, rows)
+
+
+@pytest.fixture(scope="module")
+def models():
+    pytest.importorskip("onnxruntime")
+    return str(minilm.root())
+
+
+def test_refined_tools_rank_a_query_by_the_encoder_that_they_were_refined_with(
+    tmp_path, capsys, models
+):
+    tools = a_file(tmp_path / "tools.jsonl", TOOLS)
+    log, out = dense(tmp_path / "outcomes.jsonl"), tmp_path / "tools.safetensors"
+    given = ["--models", models, "refine", "--tools", str(tools), "--outcomes", str(log)]
+    assert main([*given, "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "2 of 2 tools refined" in said
+    assert "second look" in said
+    asked = ["--models", models, "rank", "--tools", str(out), "--query"]
+    for query, first in (("Do I need an umbrella?", "weather"), ("Shall I sell?", "stocks")):
+        assert main([*asked, query]) == 0
+        assert capsys.readouterr().out.split()[0] == first
+    found = read(out)
+    assert found.encoder == encoder_of(Path(models))
+    write(out, replace(found, encoder="another:01"))
+    assert main([*asked, "Shall I sell?"]) == 2
+    assert f"is of the encoder another:01, and this is {found.encoder}" in capsys.readouterr().err
+
+
+def test_a_second_look_is_kept_where_it_was_learnt_and_left_out_on_request(
+    tmp_path, monkeypatch, models
+):
+    tools = a_file(tmp_path / "tools.jsonl", TOOLS)
+    log, out = dense(tmp_path / "outcomes.jsonl"), tmp_path / "tools.safetensors"
+    monkeypatch.setattr(tools_rerank, "LEAST_GAIN", -1.0)
+    given = ["--models", models, "refine", "--tools", str(tools), "--outcomes", str(log)]
+    assert main([*given, "--out", str(out)]) == 0
+    second = read(out).second
+    assert second is not None
+    assert len(second.examples) == 28
+    assert main([*given, "--out", str(out), "--no-second-look"]) == 0
+    assert read(out).second is None
 
 
 def test_without_models_the_command_says_how_to_bring_them(tmp_path, capsys):

@@ -49,11 +49,22 @@ def test_tools_with_few_outcomes_stay_exactly_where_they_rank():
     refined = refine(world.tools, world.outcomes())
     second = fit(world.tools, world.outcomes(), refined)
     assert second is not None
-    first, order = refined.order(world.test)[:, :5], second.order(refined, world.test)
+    first, order = refined.order(world.test), second.order(refined, world.test)
+    np.testing.assert_array_equal(first[:, 5:], order[:, 5:])
     assert (np.sort(first, axis=1) == np.sort(order, axis=1)).all()
     few = first == 0
     assert few.any()
     np.testing.assert_array_equal(first[few], order[few])
+
+
+def test_examples_of_all_tools_together_are_bounded(monkeypatch):
+    world = World(0)
+    refined = refine(world.tools, world.outcomes())
+    monkeypatch.setattr(tools_rerank, "MAX_EXAMPLES", 101)
+    second = fit(world.tools, world.outcomes(), refined)
+    assert second is not None
+    assert len(second.examples) == 10 * 10
+    assert (second.places >= 0).sum() == len(second.examples)
 
 
 def test_there_is_no_second_look_where_outcomes_are_thin():
