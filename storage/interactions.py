@@ -1,14 +1,16 @@
 """The join's reads and writes: what is due, what is known of it, and the log that results."""
 
 from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
 
+from learners.ids import time_of
 from learners.records import Interaction
 from storage import log
+from storage.partitions import first_id
 from storage.policies import StoredPolicy
 
 # The wait is that of now: a reward with a longer one holds back what was queued before it.
@@ -72,6 +74,45 @@ ON CONFLICT (decision_id, policy_id) DO UPDATE SET
 WHERE (interactions.reward, interactions."values", interactions.said, interactions.reward_version)
   IS DISTINCT FROM (excluded.reward, excluded."values", excluded.said, excluded.reward_version)
 """
+
+# A decision that waits may have been joined before: feedback came late, or the reward is new.
+_COUNTS = sa.text("""
+SELECT p.log_position + q.fresh AS decisions, q.pending, p.log_position AS joined,
+  (SELECT count(*) FROM interactions
+   WHERE policy_id = :policy AND position > 0 AND reward IS NULL) AS unrewarded
+FROM policies p CROSS JOIN (
+  SELECT count(*) AS pending, count(*) FILTER (WHERE i.decision_id IS NULL) AS fresh
+  FROM pending_joins j LEFT JOIN interactions i
+    ON i.decision_id = j.decision_id AND i.policy_id = j.policy_id
+  WHERE j.policy_id = :policy
+) q WHERE p.id = :policy
+""")
+
+# Decisions are wide, so that looking up thousands of them takes longer than all the rest: their
+# ids tell their times, and only the ends of each bucket are looked up. (By text, in the same order:
+# not every Postgres that we run on has the least of UUIDs.)
+_NEWEST = """
+WITH log AS (
+  SELECT decision_id, decision_id::text COLLATE "C" AS id, reward, "values" FROM (
+    SELECT decision_id, reward, "values" FROM interactions
+    WHERE policy_id = :policy AND position > 0 ORDER BY position DESC LIMIT :last
+  ) newest WHERE reward IS NOT NULL AND decision_id >= :since
+)"""
+_ENDS = sa.text(f"{_NEWEST} SELECT min(id)::uuid AS first, max(id)::uuid AS last FROM log")  # noqa: S608 -- a constant of ours
+_SERIES = sa.text(f"""
+{_NEWEST}, buckets AS (
+  SELECT width_bucket(decision_id, CAST(:bounds AS uuid[])) AS bucket, avg(reward) AS reward,
+    avg(("values"->>'cost_usd')::float8) AS cost_usd, count(*) AS n,
+    min(id)::uuid AS first, max(id)::uuid AS last
+  FROM log GROUP BY 1
+) SELECT b.bucket, f.at, b.reward, b.cost_usd, b.n, l.version
+FROM buckets b CROSS JOIN LATERAL (
+  SELECT at FROM decisions WHERE decision_id = b.first AND policy_id = :policy OFFSET 0
+) f CROSS JOIN LATERAL (
+  SELECT version FROM decisions WHERE decision_id = b.last AND policy_id = :policy OFFSET 0
+) l ORDER BY b.bucket
+""")  # noqa: S608 -- a constant of ours
+_LEAST_SPAN = timedelta(seconds=1)
 
 
 def take_due(
@@ -212,48 +253,28 @@ def due_policies(connection: sa.Connection, now: datetime) -> list[UUID]:
 def counts(connection: sa.Connection, policy_id: UUID) -> Mapping[str, Any]:
     """How many decisions of a policy there are, waiting, joined, and joined without a reward.
 
-    Those of shadows count until they are joined, and then no more.
+    Those of shadows count until they are joined, and then no more. The log is not read for it:
+    its positions have no gaps, and each decision is in the log, beside it or in the queue.
     """
-    return dict(
-        connection.execute(
-            sa.text(
-                "SELECT (SELECT count(*) FROM decisions WHERE policy_id = :p) - "
-                "count(*) FILTER (WHERE position = 0) AS decisions, "
-                "(SELECT count(*) FROM pending_joins WHERE policy_id = :p) AS pending, "
-                "count(*) FILTER (WHERE position > 0) AS joined, "
-                "count(*) FILTER (WHERE reward IS NULL AND position > 0) AS unrewarded "
-                "FROM interactions WHERE policy_id = :p"
-            ),
-            {"p": policy_id},
-        )
-        .mappings()
-        .one()
-    )
+    return dict(connection.execute(_COUNTS, {"policy": policy_id}).mappings().one())
 
 
 def reward_series(
     connection: sa.Connection, policy_id: UUID, *, buckets: int, since: datetime, last: int
 ) -> list[Mapping[str, Any]]:
-    """Mean reward, cost and count over time, and by version, for a chart.
+    """Mean reward, cost and count over time, for a chart; by the times that the ids carry.
 
-    Of the newest ``last`` interactions alone: the whole log takes seconds where it is long.
+    Of the newest ``last`` interactions alone: the whole log takes seconds where it is long. Each
+    bucket's ``at`` is that of its first decision, its ``version`` the one that made its last.
     """
-    rows = connection.execute(
-        sa.text(
-            "WITH log AS (SELECT d.at, d.version, i.reward, (i.\"values\"->>'cost_usd')::float8 "
-            "AS cost FROM (SELECT * FROM interactions WHERE policy_id = :p AND position > 0 "
-            "ORDER BY position DESC LIMIT :last) i JOIN decisions d "
-            "ON d.decision_id = i.decision_id AND d.policy_id = i.policy_id "
-            "WHERE i.reward IS NOT NULL AND d.at >= :since), "
-            "span AS (SELECT min(at) AS low, greatest(max(at), min(at) + interval '1 s') AS high "
-            "FROM log) "
-            "SELECT least(floor(extract(epoch FROM at - low) / extract(epoch FROM high - low) "
-            "* :buckets), :buckets - 1) AS bucket, min(at) AS at, avg(reward) AS reward, "
-            "avg(cost) AS cost_usd, count(*) AS n, max(version) AS version "
-            "FROM log, span GROUP BY bucket ORDER BY bucket"
-        ),
-        {"p": policy_id, "buckets": buckets, "since": since, "last": last},
-    )
+    given = {"policy": policy_id, "last": last, "since": first_id(since)}
+    ends = connection.execute(_ENDS, given).one()
+    if ends.first is None:
+        return []
+    low, high = time_of(ends.first), time_of(ends.last)
+    width = max(high - low, _LEAST_SPAN) / buckets
+    bounds = [str(first_id(low + width * number)) for number in range(1, buckets)]
+    rows = connection.execute(_SERIES, {**given, "bounds": bounds})
     return [dict(row) for row in rows.mappings()]
 
 

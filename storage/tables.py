@@ -252,6 +252,11 @@ interactions = sa.Table(
     _time("joined_at"),
     _json("said", null=True),
     sa.Index(None, "policy_id", "position"),
+    sa.Index(
+        "ix_interactions_unrewarded",
+        "policy_id",
+        postgresql_where=sa.text("reward IS NULL AND position > 0"),
+    ),
     postgresql_partition_by="RANGE (decision_id)",
 )
 
@@ -391,6 +396,16 @@ heads = sa.Table(
         unique=True,
         postgresql_where=sa.text("state = 'serving'"),
     ),
+    sa.Column("learnt", BYTEA, nullable=True),
+)
+
+head_looks = sa.Table(
+    "head_looks",
+    metadata,
+    _ref("policy_id", "policies.id", key=True),
+    _text("name", key=True),
+    _json("labels"),
+    _time("looked_at"),
 )
 
 findings = sa.Table(

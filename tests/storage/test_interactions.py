@@ -1,3 +1,4 @@
+from collections.abc import Mapping
 from uuid import UUID
 
 import pytest
@@ -132,10 +133,57 @@ def test_counts_are_those_of_the_policy(ground: Ground):
     ground.say(ids[0], True)
     ground.settle(later(100), limit=2)
     other.decide(new_id())
-    with ground.engine.connect() as connection:
-        found = interactions.counts(connection, ground.policy_id)
     unrewarded = sum(reward is None for reward in ground.rewards().values())
-    assert found == {"decisions": 3, "pending": 1, "joined": 2, "unrewarded": unrewarded}
+    found = {"decisions": 3, "pending": 1, "joined": 2, "unrewarded": unrewarded}
+    assert counts(ground) == found == counted_one_by_one(ground)
+
+
+def test_counts_are_those_of_a_full_count_whatever_has_happened(ground: Ground):
+    ids = [new_id(later(n)) for n in range(8)]
+    ground.say(ids[0], True)
+    assert counts(ground) == counted_one_by_one(ground), "feedback came before its decision"
+    ground.decide(*ids)
+    ground.decide(new_id(later(9)), mode="shadow", retry_of=str(ids[0]))
+    assert counts(ground) == counted_one_by_one(ground), "all of them wait"
+    for one in ids[1:4]:
+        ground.say(one, False)
+    ground.settle(later(100), limit=5)
+    assert counts(ground) == counted_one_by_one(ground), "some are joined"
+    ground.settle(later(200))
+    joined = counts(ground)
+    assert joined == counted_one_by_one(ground)
+    assert (joined["joined"], joined["pending"]) == (8, 0)
+    ground.say(ids[5], True, now=later(300))
+    late = counts(ground)
+    assert late == counted_one_by_one(ground) == {**joined, "pending": 1}
+    ground.settle(later(400))
+    amended = counts(ground)
+    assert amended == counted_one_by_one(ground)
+    assert amended["unrewarded"] == joined["unrewarded"] - 1
+    ground.put_reward(RewardFunction((Term("good", default=0.5),)))
+    assert counts(ground) == counted_one_by_one(ground), "all of them are to be joined again"
+    ground.settle(later(1_000))
+    assert counts(ground) == counted_one_by_one(ground)
+    assert counts(ground)["unrewarded"] == 0
+
+
+def counts(ground: Ground) -> Mapping[str, int]:
+    with ground.engine.connect() as connection:
+        return interactions.counts(connection, ground.policy_id)
+
+
+def counted_one_by_one(ground: Ground) -> Mapping[str, int]:
+    statement = (
+        "SELECT (SELECT count(*) FROM decisions WHERE policy_id = :p) "
+        "- count(*) FILTER (WHERE position = 0) AS decisions, "
+        "(SELECT count(*) FROM pending_joins WHERE policy_id = :p) AS pending, "
+        "count(*) FILTER (WHERE position > 0) AS joined, "
+        "count(*) FILTER (WHERE position > 0 AND reward IS NULL) AS unrewarded "
+        "FROM interactions WHERE policy_id = :p"
+    )
+    with ground.engine.connect() as connection:
+        found = connection.execute(sa.text(statement), {"p": ground.policy_id})
+        return dict(found.mappings().one())
 
 
 def test_only_policies_with_something_due_are_due(ground: Ground):
@@ -167,6 +215,7 @@ def test_the_reward_series_covers_the_log_in_its_order(ground: Ground):
         )
     assert [(r["n"], r["reward"], r["version"]) for r in rows] == [(5, 0.0, 1), (5, 1.0, 2)]
     assert [r["cost_usd"] for r in rows] == [0.5, 0.5]
+    assert [r["at"] for r in rows] == [T0, later(5)]
     assert empty == []
     assert [(r["n"], r["reward"]) for r in newest] == [(2, 1.0), (2, 1.0)]
 
