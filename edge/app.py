@@ -34,6 +34,8 @@ from edge.settings import Settings, public_key
 from edge.shelf import Shelf
 from edge.spool import Spool
 from edge.status import Status
+from edge.toolbox import Toolbox
+from edge.tools import Narrower
 from edge.upstream import Upstream
 from learners.ids import ENTROPY_BYTES, uuid7
 from learners.lineup import MAX_IN_FLIGHT
@@ -74,6 +76,7 @@ class Parts:
     answers: Answers
     dispatcher: Dispatcher
     reader: Reader
+    toolbox: Toolbox
 
 
 @asynccontextmanager
@@ -83,10 +86,12 @@ async def running(settings: Settings, environ: Mapping[str, str]) -> AsyncIterat
     Raises:
         SignalsError: The models that the settings name cannot be used.
         SpoolError: Another edge uses the data folder.
+        ToolsError: The file of tools that the settings name cannot be used.
     """
     async with _control_session(settings) as control, _arms_session(settings) as arms:
         parts = assemble(settings, environ, control=control, arms=arms)
         try:
+            parts.toolbox.boot()
             for puller in parts.pullers:
                 puller.boot()
             async with _background(parts):
@@ -140,6 +145,7 @@ def assemble(
     )
     ledger, answers = Ledger(spool, metrics, settings.id), Answers(monotonic)
     upstream = Upstream(arms, environ, max_bytes=settings.max_answer_bytes)
+    reader = open_reader(settings, metrics)
     return Parts(
         settings=settings,
         policies=policies,
@@ -153,7 +159,8 @@ def assemble(
         upstream=upstream,
         answers=answers,
         dispatcher=_dispatcher(settings, upstream, ledger, metrics, answers),
-        reader=open_reader(settings, metrics),
+        reader=reader,
+        toolbox=Toolbox(settings.tools_file, reader.encoder, metrics, look_s=settings.poll_wait_s),
     )
 
 
@@ -190,6 +197,7 @@ def application(parts: Parts) -> web.Application:
         parts.metrics,
         parts.dispatcher,
         reader=parts.reader,
+        narrower=_narrower(parts),
         retries=settings.retries,
         now=now,
         new_id=new_id,
@@ -208,6 +216,15 @@ def application(parts: Parts) -> web.Application:
         ]
     )
     return app
+
+
+def _narrower(parts: Parts) -> Narrower:
+    return Narrower(
+        parts.toolbox,
+        parts.metrics,
+        kept=parts.settings.tools_kept,
+        has_models=parts.reader.encoder is not None,
+    )
 
 
 def _backoff(settings: Settings) -> Backoff:
@@ -242,6 +259,7 @@ async def _background(parts: Parts) -> AsyncIterator[None]:
         "upload": parts.reporter.run,
         "status": parts.status.run,
         "sync": parts.ledger.keep_synced,
+        "tools": parts.toolbox.run,
         **{f"pull {puller.policy}": puller.run for puller in parts.pullers},
     }
     tasks = [

@@ -14,7 +14,7 @@ from aiohttp import web
 from pydantic import ValidationError
 
 from edge.app import running
-from edge.errors import SignalsError, SpoolError
+from edge.errors import SignalsError, SpoolError, ToolsError
 from edge.logs import configure
 from edge.settings import Settings
 from kernels import models_commands
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     configure(settings.log_level)
     try:
         _run(settings, os.environ)
-    except (SignalsError, SpoolError, OSError) as error:
+    except (SignalsError, SpoolError, ToolsError, OSError) as error:
         log.error("edge.failed", error=str(error))  # noqa: TRY400 — the message says it all
         return 1
     return 0
@@ -57,6 +57,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--port", help="port to listen on, 0 for any free one (8081)")
     parser.add_argument("--models", help="folder of the encoder's files (none: no models)")
     parser.add_argument("--require-provider", help="the only provider that may run the encoder")
+    parser.add_argument("--tools-file", help="what `pointsman tools refine` wrote (none)")
+    parser.add_argument("--tools-kept", help="tools that a request keeps (0: all of them)")
     return parser.parse_args(argv)
 
 

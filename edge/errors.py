@@ -28,6 +28,10 @@ class SignalsError(EdgeError):
     """The models that the settings name cannot be used."""
 
 
+class ToolsError(EdgeError):
+    """The file of refined tools that the settings name cannot be used."""
+
+
 class UpstreamError(EdgeError):
     """An arm failed before it had answered; ``reason`` is a short word for the metrics.
 

@@ -38,6 +38,9 @@ class Metrics:
     signals_failed: Counter = field(init=False)
     heads_unread: Counter = field(init=False)
     guarded: Counter = field(init=False)
+    tools_asked: Counter = field(init=False)
+    tools_left_out: Counter = field(init=False)
+    tools_refused: Counter = field(init=False)
     signal_seconds: Histogram = field(init=False)
     requests: Gauge = field(init=False)
     spool_lines: Gauge = field(init=False)
@@ -131,6 +134,13 @@ _COUNTERS = (
     ("signals_failed", (), "Requests whose models failed, so that only the first tier was read"),
     ("heads_unread", ("policy", "head"), "Contexts without the vector that a head reads"),
     ("guarded", ("policy", "head"), "Requests for which a head's guard held arms back"),
+    (
+        "tools_asked",
+        ("policy", "result"),
+        "Requests whose tools were to be narrowed, and what became of each",
+    ),
+    ("tools_left_out", ("policy",), "Tools that were not passed on, as others suit better"),
+    ("tools_refused", (), "States of the file of tools that could not be used"),
 )
 _SIGNAL_BUCKETS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.015, 0.03, 0.06, 0.25)
 _GAUGES = (

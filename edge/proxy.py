@@ -28,6 +28,7 @@ from edge.preference import HEADER
 from edge.reading import Reader
 from edge.relay import Attempt, Relay
 from edge.router import Decision, NoArmError, decide
+from edge.tools import Narrower
 from edge.usage import Meter, count_chars
 from learners.bundle import Bundle
 from learners.errors import ContextError, LearnersError
@@ -51,6 +52,7 @@ class Proxy:
         dispatcher: Dispatcher,
         *,
         reader: Reader,
+        narrower: Narrower,
         retries: int,
         now: Callable[[], datetime],
         new_id: Callable[[datetime], str],
@@ -62,6 +64,7 @@ class Proxy:
         self._metrics = metrics
         self._dispatcher = dispatcher
         self._reader = reader
+        self._narrower = narrower
         self._retries = retries
         self._now = now
         self._new_id = new_id
@@ -114,14 +117,11 @@ class Proxy:
         self, request: web.Request, chat: Chat, bundle: Bundle, tickets: list[Ticket]
     ) -> web.StreamResponse:
         """Try arms until one serves; what is to go to shadows' arms too is added to ``tickets``."""
-        heard = heard_of(request)
-        context = await self._reader.read(
-            bundle, chat.messages, chat.preference, heard.finish if heard is not None else None
-        )
+        context, chat, told = await self._read(request, chat, bundle)
         self._metrics.count_guarded(bundle.policy, held(bundle, context))
         failed: Failures = []
         made: list[Decision] = []
-        headers: dict[str, str] = {}
+        headers: Mapping[str, str] = told
         while True:
             try:
                 decision = self._decide(bundle, context, chat, made)
@@ -133,7 +133,7 @@ class Proxy:
             if ticket is not None:
                 tickets.append(ticket)
             arm = bundle.arms[bundle.index[decision.action]]
-            headers = decision_headers(decision, ticket.decision_id if ticket else None)
+            headers = decision_headers(decision, ticket.decision_id if ticket else None) | told
             try:
                 attempt = Attempt(request, chat, arm, headers, _meter(), again=bool(made))
                 return await self._serve(attempt, decision)
@@ -142,6 +142,24 @@ class Proxy:
             if len(failed) > self._retries:
                 raise _all_failed(failed, headers)
             made.append(decision)
+
+    async def _read(
+        self, request: web.Request, chat: Chat, bundle: Bundle
+    ) -> tuple[Context, Chat, dict[str, str]]:
+        """The request's context, the chat as it is passed on, and what is said of its tools."""
+        heard = heard_of(request)
+        early = heard.finish if heard is not None else None
+        asked = self._narrower.ask(chat, request.headers)
+        given = chat.preference
+        if asked is None or asked.settled is not None:
+            context, embedding = await self._reader.read(bundle, chat.messages, given, early), None
+        else:
+            context, embedding = await self._reader.read_embedded(
+                bundle, chat.messages, given, early
+            )
+        if asked is None:
+            return context, chat, {}
+        return context, *self._narrower.narrow(chat, asked, bundle.policy, embedding)
 
     def _decide(
         self,

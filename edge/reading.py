@@ -26,6 +26,11 @@ from learners.records import Context, ContextValue
 
 MODEL_VECTORS = frozenset({"static", "embedding", "joint"})
 """Vectors of a context that models make; all others are there without, or are given."""
+EMBEDDING = "embedding"
+EMBEDDED = frozenset({EMBEDDING})
+ENCODED = frozenset({EMBEDDING, "joint"})
+"""Vectors that need the encoder, beside which it tells whether a user asks again."""
+REASKED = frozenset({"reask", "reask.cosine"})
 FIRST_TIER = frozenset({"language", "personal", "suspicion"})
 """Signals of the first tier that only some bundles need, and those named after them with a dot."""
 AT_ONCE_CHARS = 4_096
@@ -47,19 +52,31 @@ class Signals(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What a bundle asks of its requests' contexts."""
+    """What a bundle asks of its requests' contexts.
+
+    ``embedding`` are the signals that give the embedding whether the bundle asks for it or not,
+    None without models; what is read for it alone is ``unasked``, and no part of a context.
+    """
 
     bundle: Bundle
     bank: HeadBank
     signals: Signals | None
+    embedding: Signals | None
+    unasked: frozenset[str]
     read: frozenset[str]
 
 
 class Reader:
     """Makes contexts; one a process. Heads change with the bundle, the models never."""
 
-    def __init__(self, metrics: Metrics, signals: Signals | None = None) -> None:
-        """Without ``signals`` what needs no model is read: of that, what a bundle asks for."""
+    def __init__(
+        self, metrics: Metrics, signals: Signals | None = None, encoder: str | None = None
+    ) -> None:
+        """Without ``signals`` what needs no model is read: of that, what a bundle asks for.
+
+        ``encoder`` says which one the signals' embedding is of.
+        """
+        self.encoder = encoder
         self._metrics = metrics
         self._signals = signals
         self._applied: dict[str, Applied] = {}
@@ -78,13 +95,41 @@ class Reader:
         the same messages that began while they came.
         """
         applied = self._of(bundle)
-        found: dict[str, ContextValue] = {}
-        if messages is not None and applied.signals is None:
-            found = dict(text.read_messages(messages))
-        elif messages is not None and self._signals is None and _is_short(messages):
-            found = self._modelled(applied, messages, None)
-        elif messages is not None:
-            found = await asyncio.to_thread(self._modelled, applied, messages, early)
+        found: Context = {}
+        if messages is not None:
+            found = await self._found(applied.signals, messages, early)
+        return self._answered(applied, found, given)
+
+    async def read_embedded(
+        self,
+        bundle: Bundle,
+        messages: Sequence[object],
+        given: Context,
+        early: Finish | None = None,
+    ) -> tuple[Context, list[float] | None]:
+        """The same context, and beside it the last user turn's embedding.
+
+        None where there is no encoder, or its turn came too late.
+        """
+        applied = self._of(bundle)
+        found = await self._found(applied.embedding or applied.signals, messages, early)
+        vector = found.get(EMBEDDING)
+        asked = {name: value for name, value in found.items() if name not in applied.unasked}
+        embedding = vector if isinstance(vector, list) else None
+        return self._answered(applied, asked, given), embedding
+
+    async def _found(
+        self, signals: Signals | None, messages: Sequence[object], early: Finish | None
+    ) -> Context:
+        if signals is None:
+            return dict(text.read_messages(messages))
+        if self._signals is None and _is_short(messages):
+            return self._modelled(signals, messages, None)
+        return await asyncio.to_thread(self._modelled, signals, messages, early)
+
+    def _answered(self, applied: Applied, found: Context, given: Context) -> Context:
+        """What was read, what heads make of it, and what was given."""
+        bundle = applied.bundle
         if not bundle.heads.served:
             return {**found, **given}
         context = {**found, **given}
@@ -99,17 +144,15 @@ class Reader:
         return self._of(bundle).signals is not None
 
     def _modelled(
-        self, applied: Applied, messages: Sequence[object], early: Finish | None
+        self, signals: Signals, messages: Sequence[object], early: Finish | None
     ) -> dict[str, ContextValue]:
         """All tiers; which were read is counted, and not part of a context.
 
         Where models fail, what needs none is read: heads of their vectors are blind, and guarded.
         """
-        if applied.signals is None:
-            raise TypeError(applied)
         started = perf_counter()
         try:
-            found = applied.signals.read(messages, early() if early is not None else None)
+            found = signals.read(messages, early() if early is not None else None)
         except Exception as error:  # noqa: BLE001 — a model's trouble must not refuse requests
             self._metrics.signals_failed.inc()
             # Its message may hold a part of the prompt.
@@ -132,12 +175,14 @@ class Reader:
         schemas = (bundle.schema, *(one.schema for one in bundle.lineup.challengers))
         read = frozenset(feature.name for schema in schemas for feature in schema.features)
         wanted = MODEL_VECTORS & {*read, *(name for name, _ in bundle.heads.logged)}
-        signals = self._signals
+        signals, embedding = self._signals, None
+        unasked = EMBEDDED - wanted if wanted & ENCODED else EMBEDDED | REASKED
         if signals is not None:
+            embedding = signals.with_heads(HeadBank(), wanted | {EMBEDDING})
             signals = signals.with_heads(HeadBank(), wanted)
         elif any(name.partition(".")[0] in FIRST_TIER for name in read):
             signals = Pipeline(wanted=())
-        return Applied(bundle, bank_of(bundle.heads), signals, read)
+        return Applied(bundle, bank_of(bundle.heads), signals, embedding, unasked, read)
 
 
 def _is_short(messages: Sequence[object]) -> bool:
@@ -153,12 +198,12 @@ def open_reader(settings: Settings, metrics: Metrics) -> Reader:
     """
     if settings.models is None:
         return Reader(metrics)
-    return Reader(metrics, _opened(settings.models, settings, metrics))
+    return Reader(metrics, *_opened(settings.models, settings, metrics))
 
 
-def _opened(folder: Path, settings: Settings, metrics: Metrics) -> Signals:
+def _opened(folder: Path, settings: Settings, metrics: Metrics) -> tuple[Signals, str]:
     try:
-        from kernels.models import ModelsError  # noqa: PLC0415 — the extra may not be installed
+        from kernels.models import ModelsError, encoder_of  # noqa: PLC0415 — an extra
         from kernels.providers import DEFAULT_ORDER, ProviderError  # noqa: PLC0415
         from kernels.signals.opening import open_pipeline  # noqa: PLC0415
         from kernels.signals.pipeline import Budgets  # noqa: PLC0415
@@ -176,10 +221,11 @@ def _opened(folder: Path, settings: Settings, metrics: Metrics) -> Signals:
             providers=settings.providers or DEFAULT_ORDER,
             require=settings.require_provider,
         )
+        encoder = encoder_of(folder)
     except (ImportError, ModelsError, ProviderError, ValueError) as error:
         raise SignalsError(f"POINTSMAN_EDGE_MODELS={folder}: {error}") from error
     for fallback in opened.fallbacks:
         metrics.provider_fallbacks.labels(fallback.provider).inc()
         log.warning("provider.passed_over", provider=fallback.provider, reason=fallback.reason)
     log.info("models.open", folder=str(folder), provider=opened.provider)
-    return opened.pipeline
+    return opened.pipeline, encoder

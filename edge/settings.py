@@ -14,6 +14,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from learners.bundle import MAX_BUNDLE_BYTES
 
 MIB = 2**20
+MAX_TOOLS = 1_024
+"""Tools of a request that are ranked: one with more is passed on as it came."""
 _POLICY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -50,6 +52,8 @@ class Settings(BaseSettings):
     static_budget_s: float = Field(0.015, ge=0, lt=60)
     encoder_budget_s: float = Field(0.015, ge=0, lt=60)
     reask_budget_s: float = Field(0.008, ge=0, lt=60)
+    tools_file: Path | None = None
+    tools_kept: int = Field(0, ge=0, le=MAX_TOOLS)
 
     retries: int = Field(2, ge=0, le=5)
     max_requests: int = Field(1024, ge=1)

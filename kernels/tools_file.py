@@ -9,7 +9,7 @@ read whole before anything of it is believed.
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from kernels.tools import MAX_TOOLS, Refined
-from kernels.tools_ranking import Floats, Ints
+from kernels.tools_ranking import DEPTH, Floats, Ints
 from kernels.tools_rerank import NUMBERS, Reranker
 
 FORMAT = "pointsman.tools/2"
@@ -71,6 +71,14 @@ class ToolsFile:
         found = refined.order(queries) if second is None else second.order(refined, queries)
         order: Ints = found[0] if rows is None else rows[found[0]]
         return order
+
+    def best(self, query: Floats, rows: Ints, most: int) -> Ints:
+        """The best ``most`` of these ``rows`` for one query ``(d,)``, in no order.
+
+        The second look changes places among the first five alone, so it is taken for fewer only.
+        """
+        tools = self if most < DEPTH else replace(self, second=None)
+        return tools.order(query, rows)[:most]
 
 
 def write(path: Path, tools: ToolsFile) -> None:

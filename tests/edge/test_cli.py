@@ -141,17 +141,17 @@ def test_a_stopped_edge_finishes_its_requests_and_its_uploads(tmp_path, number):
 def test_a_second_edge_on_the_same_folder_says_why_it_does_not_start(tmp_path):
     async def scenario():
         async with control_plane() as plane, program(plane.url, tmp_path):
-            again = await asyncio.to_thread(start_twice, plane.url, tmp_path)
+            again = await asyncio.to_thread(start_in_vain, plane.url, tmp_path)
             assert again.returncode == 1
             assert b"in use by another edge" in again.stderr
 
     run(scenario())
 
 
-def start_twice(url, data_dir):
+def start_in_vain(url, data_dir, *options):
     given = {"CONTROL_PLANE_URL": url, "API_KEY": "k", "TRUSTED_KEYS": TRUSTED, "PORT": "0"}
     return subprocess.run(
-        [sys.executable, "-m", "edge.cli", "--data-dir", str(data_dir)],
+        [sys.executable, "-m", "edge.cli", "--data-dir", str(data_dir), *options],
         cwd=ROOT,
         env={**os.environ, **{f"POINTSMAN_EDGE_{name}": value for name, value in given.items()}},
         capture_output=True,
@@ -171,6 +171,7 @@ def start_twice(url, data_dir):
         ("POLICIES", "../chat", "use letters, digits"),
         ("PORT", "99999", "POINTSMAN_EDGE_PORT"),
         ("ID", "a/b", "POINTSMAN_EDGE_ID"),
+        ("TOOLS_KEPT", "1025", "POINTSMAN_EDGE_TOOLS_KEPT"),
     ],
 )
 def test_a_wrong_setting_is_named_and_its_value_is_not_shown(
@@ -186,3 +187,12 @@ def test_a_wrong_setting_is_named_and_its_value_is_not_shown(
     errors = capsys.readouterr().err
     assert said in errors
     assert "pm_secret" not in errors
+
+
+def test_a_file_of_tools_that_is_not_there_is_named_by_its_option(tmp_path):
+    path = tmp_path / "tools.safetensors"
+    options = ("--tools-file", str(path), "--tools-kept", "8")
+    done = start_in_vain("http://127.0.0.1:9", tmp_path / "data", *options)
+    assert done.returncode == 1
+    said = done.stdout + done.stderr
+    assert f"POINTSMAN_EDGE_TOOLS_FILE={path}: [Errno 2] No such file".encode() in said

@@ -99,6 +99,15 @@ def test_a_tool_that_was_not_refined_keeps_its_place_among_those_that_are_ranked
     assert moved > 0
 
 
+def test_the_best_are_the_first_of_the_order_however_many_are_wanted():
+    kept, world = a_file()
+    rows = np.arange(10)
+    for most in range(1, 11):
+        for query in world.test[::20]:
+            first = kept.order(query, rows)[:most]
+            assert sorted(kept.best(query, rows, most)) == sorted(first)
+
+
 def test_fewer_tools_than_a_second_look_takes_are_ordered_too():
     kept, world = a_file()
     rows = np.array([3, 8])
