@@ -10,21 +10,16 @@ AUROC). Times are beside the bare model's in the same run.
 import ast
 import csv
 import gzip
-import os
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench import jailbreak_hard, tables
+from bench import jailbreak_hard, minilm, tables
 from bench.kernels_heads_times import times
 from bench.measure import Measure, main
-from kernels import models
-from kernels.models_build import build
 from kernels.signals import grams, personal, suspicion, text
 from kernels.signals.encoder import CAP
 from kernels.signals.opening import Parts, open_parts
@@ -43,7 +38,7 @@ SPLITS = (3, 4, 5)
 
 def run(quick: bool) -> list[Measure]:  # noqa: FBT001 — the one switch of every benchmark
     """All measures; those of tables only where the tables are."""
-    parts = open_parts(_root())
+    parts = open_parts(minilm.root())
     found = times(parts, quick=quick)
     place = tables.folder()
     if place is None:
@@ -53,18 +48,6 @@ def run(quick: bool) -> list[Measure]:  # noqa: FBT001 — the one switch of eve
     for part in (domains, out_of_scope, personal_data, jailbreaks, complexity, asked_again, tiers):
         found += part(texts, size)
     return found
-
-
-@cache
-def _root() -> Path:
-    """The models folder, or one of this machine's temporary files."""
-    root = models.default_root(os.environ)
-    if models.is_there(root):
-        return root
-    spare = Path(tempfile.gettempdir()) / f"pointsman-bench-models-{os.getuid()}"
-    if not models.is_there(spare):
-        models.fetch(spare, build)
-    return spare
 
 
 class Texts:
