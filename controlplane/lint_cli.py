@@ -8,15 +8,13 @@ from datetime import UTC, datetime
 
 import sqlalchemy as sa
 
-from controlplane import keys, linting, registry
-from controlplane.errors import ControlPlaneError, NotFoundError
-from controlplane.installation import database_of
+from controlplane import keys, linting
+from controlplane.errors import ControlPlaneError
+from controlplane.installation import policy_of
 from controlplane.linter import Lint
 from controlplane.settings import read_settings
-from storage import projects
 from storage.embedded import EmbeddedError
-from storage.engine import connect
-from storage.migrate import SchemaError, require
+from storage.migrate import SchemaError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,22 +52,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _find(given: argparse.Namespace) -> Lint:
-    with database_of(read_settings()) as url:
-        return _read(given, url)
-
-
-def _read(given: argparse.Namespace, url: str) -> Lint:
-    engine = connect(url, pool_size=1)
-    try:
-        with engine.connect() as connection:
-            require(connection)
-            project = projects.find_project(connection, given.project)
-            if project is None:
-                raise NotFoundError(f"project {given.project!r} does not exist")
-            policy = registry.find_policy(connection, project, given.policy)
-            return linting.lint_policy(connection, policy, now=datetime.now(UTC))
-    finally:
-        engine.dispose()
+    with policy_of(read_settings(), given.project, given.policy) as (connection, policy):
+        return linting.lint_policy(connection, policy, now=datetime.now(UTC))
 
 
 if __name__ == "__main__":

@@ -9,17 +9,15 @@ from typing import Any, get_args
 
 import sqlalchemy as sa
 
-from controlplane import keys, planning, registry
-from controlplane.errors import ControlPlaneError, NotFoundError
+from controlplane import keys, planning
+from controlplane.errors import ControlPlaneError
 from controlplane.experiment_config import REWARD
-from controlplane.installation import database_of
+from controlplane.installation import policy_of
 from controlplane.settings import read_settings
 from learners.errors import LearnersError
 from learners.lineup import Unit
-from storage import projects
 from storage.embedded import EmbeddedError
-from storage.engine import connect
-from storage.migrate import SchemaError, require
+from storage.migrate import SchemaError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,23 +68,9 @@ _DIFFER_HELP = "share of the requests on which a candidate chooses otherwise; de
 
 
 def _estimate(given: argparse.Namespace) -> dict[str, Any]:
-    with database_of(read_settings()) as url:
-        return _read(given, url)
-
-
-def _read(given: argparse.Namespace, url: str) -> dict[str, Any]:
     asked = planning.Asked(**{name: getattr(given, name) for name in _ASKED})
-    engine = connect(url, pool_size=1)
-    try:
-        with engine.begin() as connection:
-            require(connection)
-            project = projects.find_project(connection, given.project)
-            if project is None:
-                raise NotFoundError(f"project {given.project!r} does not exist")
-            policy = registry.find_policy(connection, project, given.policy)
-            return planning.estimate(connection, policy, asked, datetime.now(UTC))
-    finally:
-        engine.dispose()
+    with policy_of(read_settings(), given.project, given.policy) as (connection, policy):
+        return planning.estimate(connection, policy, asked, datetime.now(UTC))
 
 
 _ASKED = tuple(planning.Asked.__dataclass_fields__)
