@@ -5,6 +5,7 @@ variant    attention                      inputs              for
 ========== ============================== =================== ================================
 plain      all keys, scores in memory     ids, attention mask any provider; texts up to 512
 flash      all keys, never all scores     ids                 CPU and CUDA; batched by length
+fused      all keys, scores in memory     ids                 CPU, short texts: the fastest there
 blocklocal keys within the window         ids, attention mask any provider; long texts
 ck         all keys or a window, CK op    ids, attention mask ROCm provider of ONNX Runtime ≤ 1.22
 ========== ============================== =================== ================================
@@ -17,13 +18,15 @@ where asked for, is float32 (B, T, hidden): the last layer's states.
 from collections.abc import Callable
 from typing import Literal
 
-from kernels.graphs import blocklocal, ck, flash, plain
+from kernels.graphs import blocklocal, ck, flash, fused, plain
 from kernels.graphs.config import EncoderConfig, EncoderError, Weights, check_weights
 from kernels.graphs.layers import Encoder, Graph, check_window
 
-Variant = Literal["plain", "flash", "blocklocal", "ck"]
+Variant = Literal["plain", "flash", "fused", "blocklocal", "ck"]
 Attend = Callable[[Encoder, str, int], str]
-VARIANTS: tuple[Variant, ...] = ("plain", "flash", "blocklocal", "ck")
+VARIANTS: tuple[Variant, ...] = ("plain", "flash", "fused", "blocklocal", "ck")
+UNMASKED = frozenset({"flash", "fused"})
+"""Variants that take texts of one length only."""
 WINDOW = 64
 """How many tokens to either side a token of the block-local variant sees."""
 
@@ -51,7 +54,7 @@ def build(
     if variant not in VARIANTS:
         raise EncoderError(f"variant is {variant!r}: give one of {', '.join(VARIANTS)}")
     encoder = Encoder(Graph(), check_weights(weights, config), config)
-    mask = None if variant == "flash" else "attention_mask"
+    mask = None if variant in UNMASKED else "attention_mask"
     attend = _attention(encoder, variant, window)
     x = encoder.embed("input_ids")
     for layer in range(config.layers):
@@ -70,6 +73,8 @@ def _attention(encoder: Encoder, variant: Variant, window: int | None) -> Attend
         return plain.prepare(encoder)
     if variant == "flash":
         return flash.attend
+    if variant == "fused":
+        return fused.attend
     if variant == "blocklocal":
         return blocklocal.prepare(encoder, check_window(WINDOW if window is None else window))
     return ck.prepare(encoder, None if window is None else check_window(window))

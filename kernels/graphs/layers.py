@@ -121,16 +121,22 @@ class Encoder:
 
         ``scale`` multiplies the queries: it is folded into their weights.
         """
+        graph = self.graph
+        matrix, bias = self.projection(layer, scale=scale)
+        joint = graph.add("Add", graph.add("MatMul", x, matrix), bias)
+        each = graph.whole(*[self.config.hidden] * 3)
+        return graph.add_many("Split", joint, each, outputs=3, axis=-1)
+
+    def projection(self, layer: int, *, scale: float) -> tuple[str, str]:
+        """The matrix (hidden, 3 × hidden) of :meth:`project`, and its bias."""
         graph, at = self.graph, f"encoder.layer.{layer}.attention.self"
         parts = ((f"{at}.query", scale), (f"{at}.key", 1.0), (f"{at}.value", 1.0))
         matrix = [self._weights[f"{name}.weight"].T * np.float32(by) for name, by in parts]
         bias = [self._weights[f"{name}.bias"] * np.float32(by) for name, by in parts]
-        joint = graph.add(
-            "MatMul", x, graph.constant(f"{at}.weight", np.concatenate(matrix, axis=1))
+        return (
+            graph.constant(f"{at}.weight", np.concatenate(matrix, axis=1)),
+            graph.constant(f"{at}.bias", np.concatenate(bias)),
         )
-        joint = graph.add("Add", joint, graph.constant(f"{at}.bias", np.concatenate(bias)))
-        each = graph.whole(*[self.config.hidden] * 3)
-        return graph.add_many("Split", joint, each, outputs=3, axis=-1)
 
     def finish(self, x: str, attended: str, layer: int) -> str:
         """What follows attention in a layer: projection, residual, norm; then the wide part."""

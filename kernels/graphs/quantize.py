@@ -70,6 +70,8 @@ def per_channel(
         constant = _matrix(node, tensors)
         if node.op_type == "MatMul" and constant is not None:
             rounding.product(node, constant)
+        elif node.op_type == "Attention" and constant is not None:
+            rounding.attention(node, constant)
         elif node.op_type == "Gather" and constant is not None and embeddings:
             rounding.lookup(node, constant)
         else:
@@ -89,8 +91,8 @@ def quantise(
 
 
 def _matrix(node: onnx.NodeProto, tensors: Tensors) -> NDArray[np.float32] | None:
-    """The constant float matrix of a product or a lookup, if it has one."""
-    place = {"MatMul": 1, "Gather": 0}.get(node.op_type)
+    """The constant float matrix of a product, an attention or a lookup, if it has one."""
+    place = {"MatMul": 1, "Attention": 1, "Gather": 0}.get(node.op_type)
     found = None if place is None else tensors.get(node.input[place])
     if found is None or len(found.dims) != 2 or found.data_type != FLOAT:
         return None
@@ -120,18 +122,37 @@ class _Rounding:
 
     def product(self, node: onnx.NodeProto, matrix: NDArray[np.float32]) -> None:
         x, name = node.input
+        rounded, x_scale, x_zero = self._operands(x, name, matrix)
+        at = node.name
+        self._add("MatMulInteger", [rounded, f"{name}.int8", x_zero, f"{name}.zero"], f"{at}.int32")
+        self._add("Cast", [f"{at}.int32"], f"{at}.real", to=FLOAT)
+        self._add("Mul", [x_scale, f"{name}.scale"], f"{at}.scale")
+        self._add("Mul", [f"{at}.real", f"{at}.scale"], node.output[0])
+
+    def attention(self, node: onnx.NodeProto, matrix: NDArray[np.float32]) -> None:
+        """Projection in int8, scores and values in float32."""
+        x, name, bias = node.input
+        rounded, x_scale, x_zero = self._operands(x, name, matrix)
+        scales = [bias, x_scale, f"{name}.scale", "", x_zero, f"{name}.zero"]
+        made = helper.make_node(
+            "QAttention",
+            [rounded, f"{name}.int8", *scales],
+            node.output,
+            name=node.name,
+            domain=node.domain,
+        )
+        made.attribute.extend(node.attribute)
+        self.nodes.append(made)
+
+    def _operands(self, x: str, name: str, matrix: NDArray[np.float32]) -> tuple[str, str, str]:
+        """Keep a matrix in int8; its input in uint8, with its scale and its zero."""
         if name in self._columns:
             x, matrix = self._level(x, name, matrix)
         whole, scale = quantise(matrix, self._most, axis=0)
         self._keep(f"{name}.int8", whole)
         self._keep(f"{name}.scale", scale[0])
         self._keep(f"{name}.zero", np.zeros(matrix.shape[1], dtype=np.int8))
-        rounded, x_scale, x_zero = self._round(x)
-        at = node.name
-        self._add("MatMulInteger", [rounded, f"{name}.int8", x_zero, f"{name}.zero"], f"{at}.int32")
-        self._add("Cast", [f"{at}.int32"], f"{at}.real", to=FLOAT)
-        self._add("Mul", [x_scale, f"{name}.scale"], f"{at}.scale")
-        self._add("Mul", [f"{at}.real", f"{at}.scale"], node.output[0])
+        return self._round(x)
 
     def lookup(self, node: onnx.NodeProto, table: NDArray[np.float32]) -> None:
         name, ids = node.input

@@ -45,12 +45,15 @@ def test_the_plain_graph_equals_the_oracle_under_padding(config: EncoderConfig):
     assert max(left @ right for left, right in pairwise(wanted)) < 0.95
 
 
+@pytest.mark.parametrize("variant", ["flash", "fused"])
 @pytest.mark.parametrize("config", CONFIGS)
-def test_the_flash_graph_equals_the_oracle_on_texts_of_one_length(config: EncoderConfig):
+def test_a_graph_without_a_mask_equals_the_oracle_on_texts_of_one_length(
+    config: EncoderConfig, variant: Variant
+):
     weights = spread(config, seed=3)
     feed = padded(texts(config, [29, 29, 29], seed=4))
 
-    embedding, tokens = run(build(weights, config, "flash", tokens=True), feed)
+    embedding, tokens = run(build(weights, config, variant, tokens=True), feed)
 
     wanted, states = encode(weights, config, feed["input_ids"])
     assert np.abs(embedding - wanted).max() < CLOSE
@@ -105,7 +108,7 @@ def test_a_text_of_padding_alone_gives_finite_numbers():
         assert (found[1] == 0).all()
 
 
-@pytest.mark.parametrize("variant", ["plain", "flash", "blocklocal"])
+@pytest.mark.parametrize("variant", ["plain", "flash", "fused", "blocklocal"])
 def test_all_variants_of_minilm_agree_with_the_oracle(variant: Variant):
     model = minilm()
     # A window of 64 hides nothing from a text of 60 tokens.
@@ -249,7 +252,7 @@ def test_an_unknown_variant_is_refused():
 def test_repeated_positions_let_a_longer_text_run():
     weights, config = with_positions(spread(TINY, seed=1), TINY, 200)
     feed = padded(texts(config, [200], seed=2))
-    for variant in ("plain", "flash", "blocklocal"):
+    for variant in ("plain", "flash", "fused", "blocklocal"):
         found = run(build(weights, config, variant, window=256), feed)[0]
         wanted, _ = encode(weights, config, feed["input_ids"])
         assert np.abs(found - wanted).max() < CLOSE

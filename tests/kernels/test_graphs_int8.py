@@ -36,7 +36,7 @@ def test_int8_minilm_agrees_with_float32_on_real_sentences():
     rows = sentences()
     wanted = embed(build(model.weights, model.config), rows)
 
-    for variant in ("plain", "flash"):
+    for variant in ("plain", "flash", "fused"):
         found = embed(build_int8(model.weights, model.config, variant), rows)
         cosines = (found * wanted).sum(axis=1)
         assert cosines.min() >= AGREES
@@ -57,7 +57,7 @@ def test_int8_is_a_quarter_of_the_size():
     assert len(build_int8(model.weights, model.config)) < 24_000_000
 
 
-@pytest.mark.parametrize("variant", ["plain", "flash", "blocklocal"])
+@pytest.mark.parametrize("variant", ["plain", "flash", "fused", "blocklocal"])
 def test_int8_of_a_random_encoder_stays_near_the_oracle(variant: Variant):
     weights = spread(TINY, seed=1)
     rows = texts(TINY, [40, 40, 40], seed=2)
@@ -77,6 +77,14 @@ def test_every_product_with_a_constant_matrix_becomes_int8():
     assert {name for name, kind in stored.items() if kind != onnx.TensorProto.INT8} == {
         position_table
     }
+
+
+def test_fused_attention_becomes_int8_in_one_node():
+    built = onnx.load_model_from_string(build_int8(spread(TINY, seed=1), TINY, "fused"))
+    kinds = [node.op_type for node in built.graph.node]
+    assert kinds.count("QAttention") == TINY.layers
+    assert kinds.count("MatMulInteger") == 3 * TINY.layers
+    assert "Attention" not in kinds
 
 
 def test_each_output_column_has_a_scale_of_its_own():

@@ -51,7 +51,7 @@ def wanted(rows: list[list[int]]) -> NDArray[np.float64]:
 
 @pytest.mark.parametrize(
     ("variant", "provider"),
-    [("plain", "cpu"), ("flash", "cpu"), ("plain", "migraphx")],
+    [("plain", "cpu"), ("flash", "cpu"), ("fused", "cpu"), ("plain", "migraphx")],
 )
 def test_texts_of_all_lengths_come_back_in_their_order(variant: Variant, provider: str):
     session, _ = serve(variant, provider)
@@ -62,6 +62,7 @@ def test_texts_of_all_lengths_come_back_in_their_order(variant: Variant, provide
 SESSIONS = {
     ("plain", "cpu"): serve(),
     ("flash", "cpu"): serve("flash"),
+    ("fused", "cpu"): serve("fused"),
     ("plain", "migraphx"): serve(provider="migraphx"),
 }
 
