@@ -35,7 +35,8 @@ MAX_MARKS = 8_192
 MAX_DEPTH = 32
 
 _MARK = re.compile(rb'["{}\[\],:]')
-# Possessive, so a string is passed over once, whatever it holds.
+# Possessive, so that nothing is passed over twice, whatever it holds.
+_UP_TO_BRACKET = re.compile(rb'(?:[^"{}\[\]]++|"[^"\\]*+(?:\\.[^"\\]*+)*+")*+', re.DOTALL)
 _INSIDE = re.compile(rb'[^"\\]*+(?:\\(?:u[0-9A-Fa-f]{4}|[^u])[^"\\]*+)*+')
 _HALF = re.compile(rb"\\u[dD][89abAB][0-9A-Fa-f]{2}\Z")
 _MAX_NAME = 256
@@ -131,6 +132,11 @@ class Intake:
                 if not more:
                     break
                 continue
+            if self._passes():
+                # Where tools or schemas are many, all but their brackets is no step of its own.
+                passed = _UP_TO_BRACKET.match(buffer, at)
+                at = passed.end() if passed is not None else at
+                self._at_key = False
             mark = _MARK.search(buffer, at)
             if mark is None:
                 at = len(buffer)
@@ -165,6 +171,10 @@ class Intake:
             suspicion=suspicion.together(text.suspicion),
         )
 
+    def _passes(self) -> bool:
+        """Whether all that is here belongs to a value of which nothing is read."""
+        return len(self._stack) > 1 and self._keys[1] != b"messages"
+
     def _step(self, mark: bytes) -> None:
         self._marks += 1
         if self._marks > MAX_MARKS:
@@ -182,7 +192,7 @@ class Intake:
         self._stack.append(mark)
         self._keys.append(b"")
         self._at_key = mark == b"{"
-        if tuple(self._stack) == _MESSAGE:
+        if tuple(self._stack) == _MESSAGE and self._keys[1] == b"messages":
             self._messages += 1
             self._role = b""
             self._said = False

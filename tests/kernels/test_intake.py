@@ -10,7 +10,11 @@ from hypothesis import strategies as st
 
 from kernels import intake
 from kernels.intake import Early, Intake
-from kernels.signals import personal
+from kernels.signals import language, personal, suspicion
+from kernels.signals.language import Language
+from kernels.signals.personal import Personal
+from kernels.signals.suspicion import Suspicion
+from kernels.signals.text import MAX_MESSAGES
 
 ANY_TEXT = st.text(st.characters(codec="utf-8"), max_size=60)
 JSON_VALUES = st.recursive(
@@ -73,6 +77,42 @@ def test_texts_of_messages_and_of_their_parts_are_read_and_nothing_else():
     assert found.model == "route/chat"
     assert found.personal.counts["email"] == 1
     assert found.chars == len("mail ann@example.org\nplain part\nthe end\n")
+
+
+@given(JSON_VALUES, st.lists(st.integers(0, 900), max_size=30), st.booleans())
+@settings(deadline=None)
+def test_what_stands_beside_the_messages_changes_nothing_that_is_read(value, cuts, before):
+    hidden = {"messages": [{"role": "user", "content": MAIL}], "model": "other", "odd": value}
+    pairs = [("tools", [hidden, [value]]), ("messages", [{"role": "user", "content": "hello"}])]
+    rows = pairs if before else pairs[::-1]
+    body = json.dumps({**dict(rows), "model": "route/chat"}).encode()
+    found = fed(body, [min(cut, len(body)) for cut in cuts])
+    assert not found.broken
+    assert found.finish() == Early("route/chat", 6, "hello\n", *_readings("hello\n"))
+
+
+def _readings(text: str) -> tuple[Language, Personal, Suspicion]:
+    return language.read(text), personal.read(text), suspicion.read(text)
+
+
+def test_tools_are_no_messages_however_many_they_are():
+    tools = [{"type": "function", "function": {"name": f"tool-{n}"}} for n in range(1_000)]
+    assert len(tools) > MAX_MESSAGES
+    body = chat("hello", tools=tools)
+    assert body.count(b'"') + body.count(b",") + body.count(b":") > intake.MAX_MARKS
+    for step in (700, len(body)):
+        found = fed(body, list(range(0, len(body), step))).finish()
+        assert found is not None
+        assert found.chars == len("hello\n")
+
+
+def test_a_string_of_a_tool_may_be_cut_anywhere_and_hold_brackets_and_quotes():
+    odd = 'a "]}" \\ {[ \\" é \n" , "messages": [{"content": "x"}]'
+    body = chat("hello", tools=[{"description": odd, odd: [odd]}])
+    for cut in range(len(body)):
+        found = fed(body, [cut]).finish()
+        assert found is not None
+        assert found.chars == len("hello\n")
 
 
 def test_the_opening_is_what_the_user_says_first():
