@@ -23,7 +23,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from bench import minilm, tables
+from bench import kernels_tools_serving, minilm, tables
 from bench.measure import Measure, at_most, main, seconds_each
 from kernels import tools_ranking as ranking
 from kernels import tools_rerank
@@ -54,6 +54,7 @@ def run(quick: bool) -> list[Measure]:  # noqa: FBT001 — the one switch of eve
         *second_look(table, splits),
         *several(table),
         served(table, quick=quick),
+        *kernels_tools_serving.run(quick),
     ]
 
 

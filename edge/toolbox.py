@@ -25,6 +25,11 @@ class Tools:
     file: ToolsFile
     index: dict[str, int]
 
+    @classmethod
+    def of(cls, file: ToolsFile) -> "Tools":
+        """The tools of a file."""
+        return cls(file, {name: row for row, name in enumerate(file.names)})
+
 
 class Toolbox:
     """Keeps the tools current."""
@@ -87,7 +92,7 @@ class Toolbox:
                 f"its vectors are of the encoder {file.encoder}, and this edge runs "
                 f"{self._encoder}: refine the tools again with these models"
             )
-        self.tools = Tools(file, {name: row for row, name in enumerate(file.names)})
+        self.tools = Tools.of(file)
         log.info("tools.active", tools=len(file.names), second_look=file.second is not None)
 
     def _refuse(self, error: Exception) -> None:
