@@ -73,11 +73,7 @@ class HeadsWorld:
 
     def declare(self, *declared: Mapping[str, Any], **more: Any) -> None:
         self.world.config = {**self.config, "heads": list(declared), **more}
-        with self.engine.begin() as connection:
-            registry.put_policy(
-                connection, PUBLISHER, self.world.project_id,
-                name="chat", pool="main", config=self.world.settings(), now=NOW,
-            )  # fmt: skip
+        self.world.put()
 
     def grow(
         self,

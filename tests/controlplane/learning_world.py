@@ -80,6 +80,15 @@ class World:
         gate = {**GATE, **self.config.get("gate", {})}
         return from_json({**given, **self.config, "gate": gate})
 
+    def put(self, **config: Any) -> None:
+        """Change the policy's config."""
+        self.config = {**self.config, **config}
+        with self.engine.begin() as connection:
+            registry.put_policy(
+                connection, PUBLISHER, self.project_id,
+                name="chat", pool="main", config=self.settings(), now=NOW,
+            )  # fmt: skip
+
     @property
     def policy(self) -> StoredPolicy:
         with self.engine.connect() as connection:
@@ -133,6 +142,12 @@ class World:
             stored = versions.newest_bundle(connection, self.policy.id)
         assert stored is not None
         return unseal(stored.body, [SIGNER.public_key()])
+
+    def numbers(self) -> dict[str, int]:
+        """The newest version of each learner."""
+        with self.engine.connect() as connection:
+            rows = versions.list_versions(connection, self.policy.id)
+        return {row["learner"]: row["number"] for row in reversed(rows)}
 
     def verdicts(self) -> dict[str, StoredVerdict]:
         """The newest round's verdicts, by learner."""

@@ -21,12 +21,6 @@ def world(engine: sa.Engine) -> World:
     return found
 
 
-def numbered(world: World) -> dict[str, int]:
-    with world.engine.connect() as connection:
-        rows = versions.list_versions(connection, world.policy.id)
-    return {row["learner"]: row["number"] for row in rows}
-
-
 def evaluate(world: World, number: int, **asked: Any) -> Any:
     with world.engine.begin() as connection:
         return evaluating.evaluate(connection, world.policy.id, number, now=NOW, **asked)
@@ -38,7 +32,7 @@ def compare(world: World, first: int, second: int, **asked: Any) -> Any:
 
 
 def test_a_version_is_evaluated_on_rows_newer_than_its_training(world: World) -> None:
-    number = numbered(world)["linucb"]
+    number = world.numbers()["linucb"]
     said = evaluate(world, number)
     assert (said.gate, said.passed, said.version) == ("evaluation", True, number)
     numbers = said.numbers
@@ -58,7 +52,7 @@ def test_a_version_is_evaluated_on_rows_newer_than_its_training(world: World) ->
 
 
 def test_an_evaluation_lets_nobody_serve_and_forbids_nothing(world: World) -> None:
-    known = numbered(world)
+    known = world.numbers()
     policy_id = world.policy.id
     with world.engine.connect() as connection:
         passed = {
@@ -77,7 +71,7 @@ def test_an_evaluation_lets_nobody_serve_and_forbids_nothing(world: World) -> No
 
 
 def test_two_versions_are_compared_in_pairs(world: World) -> None:
-    known = numbered(world)
+    known = world.numbers()
     found = compare(world, known["linucb"], known["best_fixed"])
     back = compare(world, known["best_fixed"], known["linucb"])
     gap = found["difference"]
@@ -91,7 +85,7 @@ def test_two_versions_are_compared_in_pairs(world: World) -> None:
 
 
 def test_what_cannot_be_evaluated_is_refused(world: World) -> None:
-    number = numbered(world)["linucb"]
+    number = world.numbers()["linucb"]
     with pytest.raises(NotFoundError, match="no version 99"):
         evaluate(world, 99)
     with pytest.raises(InvalidError, match="does not differ from itself"):

@@ -18,12 +18,10 @@ from feedback.said import Said
 from learners.errors import EstimateError
 from learners.ids import ENTROPY_BYTES, uuid7
 from learners.ope import EPISODE_ESTIMATORS, ESTIMATORS, INTERVALS, paired
-from storage import versions
 from tests.controlplane.learning_world import (
     ARMS,
     DOMAINS,
     NOW,
-    PUBLISHER,
     SPECIALISTS,
     World,
     lines,
@@ -83,21 +81,17 @@ def settle(world: World) -> None:
     agenda.settle(world.engine, world.policy.id, NOW + timedelta(minutes=1))
 
 
-def number_of(world: World, learner: str = "linucb") -> int:
-    with world.engine.connect() as connection:
-        rows = versions.list_versions(connection, world.policy.id)
-    return next(int(row["number"]) for row in rows if row["learner"] == learner)
-
-
 def evaluate(world: World, **asked: Any) -> Any:
     with world.engine.begin() as connection:
-        return evaluating.evaluate(connection, world.policy.id, number_of(world), now=NOW, **asked)
+        return evaluating.evaluate(
+            connection, world.policy.id, world.numbers()["linucb"], now=NOW, **asked
+        )
 
 
 def compare(world: World, **asked: Any) -> Any:
     with world.engine.connect() as connection:
         return evaluating.compare(
-            connection, world.policy.id, number_of(world), 1, now=NOW, **asked
+            connection, world.policy.id, world.numbers()["linucb"], 1, now=NOW, **asked
         )
 
 
@@ -288,7 +282,7 @@ def test_cost_and_score_stand_beside_the_arms_with_failures_charged(world: World
     with world.engine.begin() as connection:
         connection.execute(
             sa.text("UPDATE versions SET data_to = 1000 WHERE number = :n"),
-            {"n": number_of(world)},
+            {"n": world.numbers()["linucb"]},
         )
     numbers = evaluate(world).numbers
     frontier, served = numbers["frontier"], numbers["served"]
@@ -296,7 +290,7 @@ def test_cost_and_score_stand_beside_the_arms_with_failures_charged(world: World
     assert frontier["penalty_usd"] in price.values()
     assert {one["name"] for one in frontier["points"]["singles"]} == set(ARMS)
     names = [one["name"] for one in frontier["points"]["router"]]
-    assert names == [f"version {number_of(world)}", "version 1"]
+    assert names == [f"version {world.numbers()['linucb']}", "version 1"]
     assert {"nauc", "peak", "qnc", "share_1.00"} <= set(frontier["figures"])
     assert frontier["figures"]["peak"]["low"] < 0.81 < frontier["figures"]["peak"]["high"] + 0.03
     # What an arm that fails costs is what it took and the penalty: about 0.7 of that for d.
@@ -337,22 +331,13 @@ def say(decision_id: UUID, good: bool) -> Said:  # noqa: FBT001 -- what is said
     return Said("decision_id", str(decision_id), "good", bool(good))
 
 
-def put(world: World, **config: Any) -> None:
-    world.config = {**world.config, **config}
-    with world.engine.begin() as connection:
-        registry.put_policy(
-            connection, PUBLISHER, world.project_id,
-            name="chat", pool="main", config=world.settings(), now=NOW,
-        )  # fmt: skip
-
-
 def test_an_evaluation_hears_the_sources_that_the_policy_trusts(engine: sa.Engine) -> None:
     world = World(engine)
     world.log(3_000)
     world.round()
     judged_by_two(world)
     gamed = evaluate(world).numbers["always"]["d"]
-    put(world, sources={"trusted": ["reviewers"]})
+    world.put(sources={"trusted": ["reviewers"]})
     right = evaluate(world).numbers["always"]["d"]
     assert gamed["low"] > 0.8
     assert abs(right["value"] - 0.3) < 4 * right["standard_error"]
@@ -364,7 +349,7 @@ def test_grades_that_nobody_trusted_has_looked_into_judge_nobody(engine: sa.Engi
     world.log(2_000)
     world.round()
     judged_by_two(world)
-    put(world, sources={"trusted": ["nobody"]})
+    world.put(sources={"trusted": ["nobody"]})
     with pytest.raises(InvalidError, match="a grade of a trusted source"):
         evaluate(world)
 

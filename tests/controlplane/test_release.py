@@ -24,15 +24,6 @@ from tests.controlplane.learning_world import ALIKE, ARMS, NOW, PUBLISHER, World
 AUTO = {"auto_promote": True}
 
 
-def put(world: World, **config: Any) -> None:
-    world.config = {**world.config, **config}
-    with world.engine.begin() as connection:
-        registry.put_policy(
-            connection, PUBLISHER, world.project_id,
-            name="chat", pool="main", config=world.settings(), now=NOW,
-        )  # fmt: skip
-
-
 def promoted(engine: sa.Engine) -> World:
     """A world whose second version or a later one serves, by a round of its own."""
     world = World(engine, config=AUTO)
@@ -169,9 +160,9 @@ def test_learners_that_would_fail_in_each_round_are_refused(engine: sa.Engine) -
         [{"name": "vw", "params": {"floor": 7.0}}],
     ):
         with pytest.raises(InvalidError, match="learners"):
-            put(world, learners=learners)
+            world.put(learners=learners)
     with pytest.raises(InvalidError, match="max_interactions"):
-        put(world, learners=[{"name": "vw"}], max_interactions=200)
+        world.put(learners=[{"name": "vw"}], max_interactions=200)
 
 
 def test_a_learner_that_fails_takes_no_other_with_it(
@@ -208,7 +199,7 @@ def test_what_is_switched_off_while_a_round_computes_stays_off(
     weigh = candidates.weigh
 
     def meanwhile(*given: Any, **named: Any) -> Any:
-        put(world, auto_promote=False)
+        world.put(auto_promote=False)
         return weigh(*given, **named)
 
     monkeypatch.setattr(rounds, "weigh", meanwhile)
@@ -236,7 +227,7 @@ def test_an_arm_that_leaves_while_a_round_computes_holds_the_promotion(
 def test_more_exploration_reaches_the_edges_at_once(engine: sa.Engine) -> None:
     world = promoted(engine)
     before = world.bundle()
-    put(world, floor=0.6)
+    world.put(floor=0.6)
     after = world.bundle()
     assert after.serial == before.serial + 1
     assert after.scorer.exploration.floor == 0.6

@@ -184,6 +184,28 @@ class Installation:
             habits=HABITS,
         )
 
+    def items(self, kind: str) -> list[dict[str, Any]]:
+        """The policy's versions, bundles, releases or findings, newest first."""
+        return list(self.call("GET", f"/v1/policies/{self.policy}/{kind}")["items"])
+
+    def own_edge(self) -> dict[str, Any]:
+        """What the edge said of itself last."""
+        edges = self.call("GET", "/v1/edges")["items"]
+        [found] = [one for one in edges if one["edge_id"] == self.policy]
+        return dict(found)
+
+    def learn_once(self, declared: Mapping[str, Any], **then: Any) -> int:
+        """Have a learnt version serve, which no further round replaces; its number.
+
+        What is given beside the declaration is added to it when that version serves.
+        """
+        self.declare(**declared)
+        self.send_until(lambda: self.champion() > 1)
+        calm = {**GATE, "growth": 10}
+        usual = {"auto_promote": True, "release": dict(STRAIGHT), "gate": calm}
+        self.configure(**{**usual, **declared, **then})
+        return self.champion()
+
     def champion(self) -> int:
         """The version that serves."""
         found = self.call("GET", f"/v1/policies/{self.policy}/aliases/champion")

@@ -16,7 +16,6 @@ AA = [{"name": "left", "share": 0.5}, {"name": "right", "share": 0.5}]
 def test_a_better_version_is_found_an_equal_one_is_not_and_sessions_stick_over_a_restart(
     installation: Installation,
 ) -> None:
-    base = f"/v1/policies/{installation.policy}"
     installation.declare(auto_promote=False)
     installation.send_until(lambda: learned(installation) > 1)
     better = learned(installation)
@@ -46,22 +45,17 @@ def test_a_better_version_is_found_an_equal_one_is_not_and_sessions_stick_over_a
     assert (nothing["decided"], nothing["result"]["status"]) == (None, "running")
     for one in (found, nothing["result"]):
         assert one["split_p_value"] >= SRM_ALARM
-    told = installation.call("GET", f"{base}/findings")["items"]
+    told = installation.items("findings")
     assert [one for one in told if one["monitor"] == "split"] == []
-    listed = {row["number"]: row["state"] for row in versions(installation)}
+    listed = {row["number"]: row["state"] for row in installation.items("versions")}
     assert listed[better] == "experiment"
     for one in (aa, ab):
         installation.call("POST", f"/v1/experiments/{one}/stop")
 
 
-def versions(installation: Installation) -> list[dict[str, Any]]:
-    found = installation.call("GET", f"/v1/policies/{installation.policy}/versions")
-    return list(found["items"])
-
-
 def learned(installation: Installation) -> int:
     """The newest version that a learner made; 0 while there is none."""
-    found = [row["number"] for row in versions(installation) if row["learner"] == "linucb"]
+    found = [row["number"] for row in installation.items("versions") if row["learner"] == "linucb"]
     return max(found, default=0)
 
 

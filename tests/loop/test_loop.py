@@ -80,7 +80,7 @@ def test_the_edge_serves_on_while_the_control_plane_is_killed_and_nothing_is_los
     assert positions == list(range(1, len(stored) + 1))
     assert tally.feedback["lost"] == 0
     assert tally.feedback["dropped"] == 0
-    wait_until(lambda: edge(installation)["spool_depth"] == 0, 20)
+    wait_until(lambda: installation.own_edge()["spool_depth"] == 0, 20)
 
 
 def test_a_killed_worker_and_an_emptied_redis_delay_the_join_by_seconds(
@@ -121,9 +121,3 @@ def test_the_openai_client_is_served_streaming_and_not(installation: Installatio
     wait_until(lambda: installation.all_joined(2), 30)
     with pytest.raises(openai.NotFoundError):
         client.chat.completions.create(model="route/nothing", messages=messages)
-
-
-def edge(installation: Installation) -> dict[str, Any]:
-    items = installation.call("GET", "/v1/edges")["items"]
-    [found] = [item for item in items if item["edge_id"] == installation.policy]
-    return dict(found)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from controlplane.simulation.world import default_world
-from tests.loop.installation import GATE, Installation, wait_until
+from tests.loop.installation import Installation, wait_until
 
 LOOK = {"detectors": False, "patience": 1, "sigmas": 4.0}
 OFF = {"enabled": False}
@@ -22,19 +22,13 @@ def test_arms_that_break_are_found_freeze_the_policy_and_bring_the_champion_befo
     installation: Installation,
 ) -> None:
     base = f"/v1/policies/{installation.policy}"
-    installation.declare(monitors=MONITORS)
-    installation.send_until(lambda: installation.champion() > 1)
-    learned = installation.champion()
     # What is to come is the monitors' doing, and no further round's.
-    calm = {**GATE, "growth": 10}
-    installation.configure(
-        auto_promote=True, release={"stages": []}, monitors=MONITORS, gate=calm
-    )  # fmt: skip
+    learned = installation.learn_once({"monitors": MONITORS})
     for seed in range(1, 4):
         installation.send(250, seed=seed)
     assert findings(installation) == []
     assert installation.champion() == learned
-    serial = newest(installation)["serial"]
+    serial = installation.items("bundles")[0]["serial"]
 
     for arm in default_world().arm_names:
         installation.pull_levers(arm, failure_rate=0.8)
@@ -47,28 +41,20 @@ def test_arms_that_break_are_found_freeze_the_policy_and_bring_the_champion_befo
     assert told["revert"]["numbers"]["side"] == -1
     assert "version 1 serves again" in told["revert"]["summary"]
     assert installation.champion() == 1
-    assert newest(installation)["serial"] > serial
+    assert installation.items("bundles")[0]["serial"] > serial
     assert installation.call("GET", base)["auto_promote"] is False
     assert told["freeze"]["monitor"] == "arm_reward"
     assert told["freeze"]["numbers"]["value"] > told["freeze"]["numbers"]["bound"]
     assert "frozen" in installation.call("GET", f"{base}/findings")["overrides"]
-    wait_until(lambda: served(installation) >= newest(installation)["serial"], 30)
+    wait_until(lambda: served(installation) >= installation.items("bundles")[0]["serial"], 30)
     installation.call("POST", f"{base}/unfreeze")
     assert "frozen" not in installation.call("GET", f"{base}/findings")["overrides"]
 
 
 def findings(installation: Installation) -> list[dict[str, Any]]:
-    found = installation.call("GET", f"/v1/policies/{installation.policy}/findings")
-    return [one for one in found["items"] if one["severity"] == "alarm"]
-
-
-def newest(installation: Installation) -> dict[str, Any]:
-    found = installation.call("GET", f"/v1/policies/{installation.policy}/bundles?limit=1")
-    return dict(found["items"][0])
+    return [one for one in installation.items("findings") if one["severity"] == "alarm"]
 
 
 def served(installation: Installation) -> int:
     """The serial that the edge says it serves."""
-    edges = installation.call("GET", "/v1/edges")["items"]
-    [own] = [one for one in edges if one["edge_id"] == installation.policy]
-    return int(own["active"].get(installation.policy, 0))
+    return int(installation.own_edge()["active"].get(installation.policy, 0))

@@ -27,7 +27,7 @@ def test_a_round_begins_a_release_that_climbs_to_champion_on_live_traffic(
     installation.send(900)
 
     def release() -> dict[str, Any]:
-        found: list[dict[str, Any]] = installation.call("GET", f"{base}/releases")["items"]
+        found = installation.items("releases")
         return found[-1] if found else {"status": "none", "stage_name": ""}
 
     wait_until(lambda: release()["status"] == "running", 60)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.loop.installation import GATE, Installation
+from tests.loop.installation import Installation
 
 MAX_SHIFT = 0.05
 RELEASE: dict[str, Any] = {"stages": [], "watch_decisions": 100, "margin": 0.5, "cooldown_s": 0}
@@ -15,35 +15,29 @@ REVISE = {"every_s": 60, "max_shift": MAX_SHIFT, "min_rows": 50, "contexts": 200
 def test_the_champion_learns_on_and_serves_under_a_higher_serial_within_its_trust_region(
     installation: Installation,
 ) -> None:
-    base = f"/v1/policies/{installation.policy}"
-    installation.declare(release=RELEASE)
-    installation.send_until(lambda: installation.champion() > 1)
-    first = installation.champion()
-    # From here on it is revised, and no further round replaces it.
-    installation.configure(
-        auto_promote=True, release=RELEASE, revise=REVISE, gate={**GATE, "growth": 10}
-    )
-    serial = installation.call("GET", f"{base}/bundles?limit=1")["items"][0]["serial"]
+    first = installation.learn_once({"release": RELEASE}, revise=REVISE)
+    serial = installation.items("bundles")[0]["serial"]
     for seed in range(1, 12):
         installation.send(200, seed=seed, rate_per_s=20)
         if installation.champion() != first:
             break
     revised = installation.champion()
     assert revised > first
-    version = installation.call("GET", f"{base}/versions/{revised}")
+    version = installation.call("GET", f"/v1/policies/{installation.policy}/versions/{revised}")
     made = version["config"]["revision"]
     assert (version["parent"], made["of"]) == (first, first)
     assert 0 < made["shift"] <= MAX_SHIFT + 1e-6
     assert made["shift"] <= made["whole_shift"] + 1e-6
-    bundle = published(installation, revised)
+    bundle = [one for one in installation.items("bundles") if one["version"] == revised][-1]
     assert bundle["serial"] > serial
     assert bundle["reason"] == f"revision of version {first}"
 
     for seed in range(20, 30):
         installation.send(150, seed=seed)
-        if release(installation)["status"] != "watching":
+        if installation.items("releases")[0]["status"] != "watching":
             break
-    assert release(installation)["status"] == "completed", release(installation)["reason"]
+    release = installation.items("releases")[0]
+    assert release["status"] == "completed", release["reason"]
     of = {"version": revised, "serial": bundle["serial"]}
     [decided] = installation.column(
         "SELECT count(*) FROM decisions "
@@ -58,14 +52,3 @@ def test_the_champion_learns_on_and_serves_under_a_higher_serial_within_its_trus
         **of,
     )
     assert floor >= 0.1 / 5 - 1e-6, "the floor of exploration holds in a mixture too"
-
-
-def published(installation: Installation, version: int) -> dict[str, Any]:
-    """The first bundle in which a version serves."""
-    found = installation.call("GET", f"/v1/policies/{installation.policy}/bundles")["items"]
-    return dict([one for one in found if one["version"] == version][-1])
-
-
-def release(installation: Installation) -> dict[str, Any]:
-    found = installation.call("GET", f"/v1/policies/{installation.policy}/releases")["items"]
-    return dict(found[0])
