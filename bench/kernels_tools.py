@@ -38,6 +38,7 @@ SPLITS = (0, 1, 2)
 PLAIN_PULL = 3.0
 SERVED_GOAL = 2.0
 """Times the order by descriptions."""
+KEPT, KEPT_GOAL = kernels_tools_serving.KEPT, 0.05
 
 
 def run(quick: bool) -> list[Measure]:  # noqa: FBT001 — the one switch of every benchmark
@@ -232,6 +233,7 @@ def known(table: Table, splits: Sequence[int]) -> list[Measure]:
         _least(f"{name}: first choice right, refined", first[2], FIRST_GOAL),
         Measure(f"{name}: first choice right by the plain pull", _round(first[1]), ""),
         Measure(f"{name}: first choice right by the nearest logged query", _nearest(table), ""),
+        _kept(table, splits, trials),
         Measure(
             f"{name}: tools that rank worse than by descriptions",
             statistics.mean(one.worse(one.logged >= LEAST) for one in trials),
@@ -323,6 +325,19 @@ def served(table: Table, *, quick: bool) -> Measure:
         reference=("the same by descriptions", bare),
         limit=SERVED_GOAL * bare,
     )
+
+
+def _kept(table: Table, splits: Sequence[int], trials: Sequence[Trial]) -> Measure:
+    """How often the tool that serves is among those that an edge would pass on."""
+    before, after = [], []
+    for seed, trial in zip(splits, trials, strict=True):
+        test = Split.of(table, seed).test
+        queries, right = table.queries[test], table.tool[test][:, None]
+        bare = ranking.order(queries @ table.tools.T)
+        before += (bare[:, :KEPT] == right).any(axis=1).tolist()
+        after += (trial.refined.order(queries)[:, :KEPT] == right).any(axis=1).tolist()
+    name = f"metatool, all tools known: the right tool is among {KEPT}, refined"
+    return _gain(name, statistics.mean(after), statistics.mean(before), KEPT_GOAL)
 
 
 def _nearest(table: Table) -> float:

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from bench import minilm
 from bench.edge import a_bundle, process
-from bench.measure import Measure, at_most, seconds_each
+from bench.measure import Measure, at_most
 from edge.chat import read_chat
 from edge.metrics import Metrics
 from edge.shelf import Shelf
@@ -52,10 +52,9 @@ def run(quick: bool) -> list[Measure]:  # noqa: FBT001 — the one switch of eve
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "tools.safetensors"
         write(path, drawn(encoder_of(minilm.root()), second=False))
-        plain, narrowed = uvloop.run(over_http(path, Path(folder) / "edge", quick=quick))
-        whole = ("the whole request through the edge, p50, tools passed on", plain)
-        bare = alone(drawn("bench", second=False), KEPT, quick=quick)
-        looked = alone(drawn("bench", second=True), LOOKED_AT, quick=quick)
+        found = uvloop.run(measured(path, Path(folder) / "edge", quick=quick))
+    plain, narrowed, bare, looked = found
+    whole = ("the whole request through the edge, p50, tools passed on", plain)
     limit = NARROWING_GOAL * plain
     return [
         at_most(f"narrowing {TOOLS} tools to {KEPT}", bare, "ms", reference=whole, limit=limit),
@@ -117,27 +116,34 @@ def a_request(text: str) -> bytes:
     return json.dumps(body).encode()
 
 
-def alone(file: ToolsFile, kept: int, *, quick: bool) -> float:
-    """Milliseconds of all that narrowing adds to one request, in the process."""
+def narrowing(file: ToolsFile, kept: int) -> Callable[[], float]:
+    """A call that takes seconds of all that narrowing adds to one request, in this process."""
     toolbox = Toolbox(None, file.encoder, Metrics(), look_s=30.0)
     toolbox.tools = Tools.of(file)
     narrower = Narrower(toolbox, Metrics(), kept=kept, has_models=True)
     chat = read_chat(a_request("Which of them?"), {})
     vector = unit(np.random.default_rng(1).normal(size=(1, SIZE)))[0].tolist()
 
-    def work() -> object:
+    def work() -> float:
+        started = perf_counter()
         asked = narrower.ask(chat, {})
         assert asked is not None
-        found, told = narrower.narrow(chat, asked, "chat", vector)
+        _, told = narrower.narrow(chat, asked, "chat", vector)
+        seconds = perf_counter() - started
         assert told[HEADER] == f"{kept}/{TOOLS};narrowed"
-        return found
+        return seconds
 
-    (seconds,) = seconds_each([work], rounds=7 if quick else 31, calls=50)
-    return seconds * 1e3
+    return work
 
 
-async def over_http(path: Path, data_dir: Path, *, quick: bool) -> tuple[float, float]:
-    """Median milliseconds of requests whose tools are passed on, and narrowed, in turns."""
+async def measured(path: Path, data_dir: Path, *, quick: bool) -> list[float]:
+    """Median milliseconds, all taken in turns, so that all meet the same machine.
+
+    Of requests whose tools are passed on, and of narrowed ones; of narrowing by itself, without
+    and with a second look.
+    """
+    bare = narrowing(drawn("bench", second=False), KEPT)
+    looked = narrowing(drawn("bench", second=True), LOOKED_AT)
     with (
         process("bench.edge_upstream", {}) as direct,
         an_edge(direct, path, data_dir) as routed,
@@ -148,9 +154,11 @@ async def over_http(path: Path, data_dir: Path, *, quick: bool) -> tuple[float, 
             for _ in range(20):
                 for kept in kinds:
                     await ask(kept)
-            pairs = [[await ask(kept) for kept in kinds] for _ in range(100 if quick else 1000)]
-    plain, narrowed = (statistics.median(times) * 1e3 for times in zip(*pairs, strict=True))
-    return plain, narrowed
+            rows = [
+                [*[await ask(kept) for kept in kinds], bare(), looked()]
+                for _ in range(100 if quick else 1000)
+            ]
+    return [statistics.median(times) * 1e3 for times in zip(*rows, strict=True)]
 
 
 def _asking(session: aiohttp.ClientSession, url: str) -> Callable[[str], Awaitable[float]]:
