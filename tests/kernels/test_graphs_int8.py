@@ -5,15 +5,28 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from tokenizers import Tokenizer
 
+from bench.kernels_attention import SENTENCES
 from kernels.graphs.builder import Variant, build
 from kernels.graphs.calibrate import factors, peaks
 from kernels.graphs.oracle import encode
 from kernels.graphs.quantize import build_int8, overflows, per_channel, quantise
 from kernels.providers import choose
-from tests.kernels.encoders import SENTENCES, TINY, minilm, padded, spread, texts
+from tests.kernels.encoders import TINY, minilm, padded, spread, texts
 
 AGREES = 0.985
 """Least cosine of an int8 embedding to its float32 one, on real sentences."""
+MORE = (
+    "hi",
+    "Ok",
+    "thanks",
+    "Summarise the report in three points, one for each region, and say what you are unsure of.",
+    "如何在家做面包",
+    "for (int i = 0; i < n; ++i) { total += values[i]; }",
+    "Book a table for four people at seven, somewhere quiet near the station.",
+    "Give me a recipe for lentil soup without onions, with the amounts in grams.",
+    "Which of these two answers is better, and why? A: Paris. B: The capital of France is Paris.",
+)
+"""Beside those of the benchmark: the shortest, and other scripts."""
 
 
 def embed(model: bytes, rows: list[list[int]]) -> NDArray[np.float32]:
@@ -28,7 +41,7 @@ def sentences() -> list[list[int]]:
     tokenizer = Tokenizer.from_file(str(minilm().folder / "tokenizer.json"))
     tokenizer.enable_truncation(128)
     tokenizer.no_padding()
-    return [one.ids for one in tokenizer.encode_batch(list(SENTENCES))]
+    return [one.ids for one in tokenizer.encode_batch([*SENTENCES, *MORE])]
 
 
 def test_int8_minilm_agrees_with_float32_on_real_sentences():
