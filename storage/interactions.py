@@ -89,29 +89,35 @@ FROM policies p CROSS JOIN (
 """)
 
 # Decisions are wide, so that looking up thousands of them takes longer than all the rest: their
-# ids tell their times, and only the ends of each bucket are looked up. (By text, in the same order:
-# not every Postgres that we run on has the least of UUIDs.)
-_NEWEST = """
-WITH log AS (
-  SELECT decision_id, decision_id::text COLLATE "C" AS id, reward, "values" FROM (
-    SELECT decision_id, reward, "values" FROM interactions
-    WHERE policy_id = :policy AND position > 0 ORDER BY position DESC LIMIT :last
-  ) newest WHERE reward IS NOT NULL AND decision_id >= :since
-)"""
-_ENDS = sa.text(f"{_NEWEST} SELECT min(id)::uuid AS first, max(id)::uuid AS last FROM log")  # noqa: S608 -- a constant of ours
-_SERIES = sa.text(f"""
-{_NEWEST}, buckets AS (
+# ids tell their times, and only the first and the last of each bucket are looked up.
+_ENDS = sa.text("""
+(SELECT decision_id FROM interactions WHERE policy_id = :policy AND position > :after
+ ORDER BY position LIMIT :some)
+UNION ALL
+(SELECT decision_id FROM interactions WHERE policy_id = :policy AND position > :after
+ ORDER BY position DESC LIMIT :some)
+""")
+_SERIES = sa.text("""
+WITH buckets AS (
   SELECT width_bucket(decision_id, CAST(:bounds AS uuid[])) AS bucket, avg(reward) AS reward,
     avg(("values"->>'cost_usd')::float8) AS cost_usd, count(*) AS n,
-    min(id)::uuid AS first, max(id)::uuid AS last
-  FROM log GROUP BY 1
-) SELECT b.bucket, f.at, b.reward, b.cost_usd, b.n, l.version
-FROM buckets b CROSS JOIN LATERAL (
-  SELECT at FROM decisions WHERE decision_id = b.first AND policy_id = :policy OFFSET 0
-) f CROSS JOIN LATERAL (
-  SELECT version FROM decisions WHERE decision_id = b.last AND policy_id = :policy OFFSET 0
-) l ORDER BY b.bucket
-""")  # noqa: S608 -- a constant of ours
+    min(position) AS first, max(position) AS last
+  FROM interactions
+  WHERE policy_id = :policy AND position > :after AND reward IS NOT NULL AND decision_id >= :since
+  GROUP BY 1
+), ends AS (
+  SELECT i.position, d.at, d.version
+  FROM interactions i CROSS JOIN LATERAL (
+    SELECT at, version FROM decisions
+    WHERE decision_id = i.decision_id AND policy_id = :policy OFFSET 0
+  ) d WHERE i.policy_id = :policy
+    AND i.position = ANY(ARRAY(SELECT first FROM buckets UNION SELECT last FROM buckets))
+)
+SELECT b.bucket, f.at, b.reward, b.cost_usd, b.n, l.version
+FROM buckets b JOIN ends f ON f.position = b.first JOIN ends l ON l.position = b.last
+ORDER BY b.bucket
+""")
+_SOME = 50
 _LEAST_SPAN = timedelta(seconds=1)
 
 
@@ -260,21 +266,22 @@ def counts(connection: sa.Connection, policy_id: UUID) -> Mapping[str, Any]:
 
 
 def reward_series(
-    connection: sa.Connection, policy_id: UUID, *, buckets: int, since: datetime, last: int
+    connection: sa.Connection, policy: StoredPolicy, *, buckets: int, since: datetime, last: int
 ) -> list[Mapping[str, Any]]:
     """Mean reward, cost and count over time, for a chart; by the times that the ids carry.
 
     Of the newest ``last`` interactions alone: the whole log takes seconds where it is long. Each
-    bucket's ``at`` is that of its first decision, its ``version`` the one that made its last.
+    bucket's ``at`` is that of its first decision in the log, its ``version`` that of its last. The
+    buckets span the times at both ends of the log; what lies outside of them is in the outermost.
     """
-    given = {"policy": policy_id, "last": last, "since": first_id(since)}
-    ends = connection.execute(_ENDS, given).one()
-    if ends.first is None:
+    given = {"policy": policy.id, "after": max(0, policy.log_position - last)}
+    ends = list(connection.scalars(_ENDS, {**given, "some": _SOME}))
+    if not ends:
         return []
-    low, high = time_of(ends.first), time_of(ends.last)
+    low, high = max(time_of(min(ends)), since), time_of(max(ends))
     width = max(high - low, _LEAST_SPAN) / buckets
     bounds = [str(first_id(low + width * number)) for number in range(1, buckets)]
-    rows = connection.execute(_SERIES, {**given, "bounds": bounds})
+    rows = connection.execute(_SERIES, {**given, "since": first_id(since), "bounds": bounds})
     return [dict(row) for row in rows.mappings()]
 
 

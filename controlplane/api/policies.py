@@ -92,7 +92,7 @@ def status_of(connection: sa.Connection, policy: StoredPolicy) -> StatusAnswer:
     shares = interactions.arm_shares(connection, policy.id, last=LAST_DECISIONS)
     total = sum(row["n"] for row in shares)
     series = interactions.reward_series(
-        connection, policy.id, buckets=BUCKETS, since=now() - SHOWN, last=CHARTED
+        connection, policy, buckets=BUCKETS, since=now() - SHOWN, last=CHARTED
     )
     return StatusAnswer(
         policy=policy.name,

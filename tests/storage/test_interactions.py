@@ -203,16 +203,13 @@ def test_the_reward_series_covers_the_log_in_its_order(ground: Ground):
         ground.outcome(one, values={"cost_usd": 0.5}, now=later(10))
         ground.say(one, n >= 5, now=later(10))
     ground.settle(later(200))
+    policy = ground.policy()
     with ground.engine.connect() as connection:
-        rows = interactions.reward_series(
-            connection, ground.policy_id, buckets=2, since=T0, last=100
-        )
+        rows = interactions.reward_series(connection, policy, buckets=2, since=T0, last=100)
         empty = interactions.reward_series(
-            connection, ground.policy_id, buckets=2, since=later(100), last=100
+            connection, policy, buckets=2, since=later(100), last=100
         )
-        newest = interactions.reward_series(
-            connection, ground.policy_id, buckets=2, since=T0, last=4
-        )
+        newest = interactions.reward_series(connection, policy, buckets=2, since=T0, last=4)
     assert [(r["n"], r["reward"], r["version"]) for r in rows] == [(5, 0.0, 1), (5, 1.0, 2)]
     assert [r["cost_usd"] for r in rows] == [0.5, 0.5]
     assert [r["at"] for r in rows] == [T0, later(5)]

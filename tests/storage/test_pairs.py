@@ -54,7 +54,8 @@ def test_a_shadows_answer_is_joined_and_takes_no_place_in_the_log(ground: Ground
         log = interactions.read(connection, policy_id, after=0, upto=10, limit=10)
         newest = interactions.newest_ids(connection, policy_id, 10)
         counts = interactions.counts(connection, policy_id)
-        series = interactions.reward_series(connection, policy_id, buckets=1, since=T0, last=100)
+        policy = ground.policy()
+        series = interactions.reward_series(connection, policy, buckets=1, since=T0, last=100)
         shares = interactions.arm_shares(connection, policy_id, last=10)
     assert [row.decision_id for row in log] == [str(served)]
     assert newest == [served]
