@@ -117,14 +117,7 @@ def assemble(
         edge_id=settings.id,
         max_bundle_bytes=settings.max_bundle_bytes,
     )
-    reporter = Reporter(
-        spool,
-        control_plane,
-        metrics,
-        interval_s=settings.upload_interval_s,
-        backoff=_backoff(settings),
-        now=now,
-    )
+    reporter = _reporter(settings, spool, control_plane, metrics)
     status = Status(control_plane, policies, reporter, interval_s=settings.status_interval_s)
     shelf = Shelf(settings.data_dir / "bundles")
     trusted = [public_key(text) for text in settings.trusted_keys]
@@ -162,6 +155,13 @@ def assemble(
         reader=reader,
         toolbox=Toolbox(settings.tools_file, reader.encoder, metrics, look_s=settings.poll_wait_s),
     )
+
+
+def _reporter(
+    settings: Settings, spool: Spool, control_plane: ControlPlane, metrics: Metrics
+) -> Reporter:
+    interval_s, backoff = settings.upload_interval_s, _backoff(settings)
+    return Reporter(spool, control_plane, metrics, interval_s=interval_s, backoff=backoff, now=now)
 
 
 def _dispatcher(
