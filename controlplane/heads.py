@@ -1,69 +1,45 @@
 """Heads at work: trained on older labels, judged on newer ones, published when they are better.
 
-A head is trained when its labels have grown. The newest part of them judges: nothing that trained
-the version, or what serves, is among it. What was judged is stored with its numbers, passed or not.
-Labels are read and heads trained without a lock; what follows is written in one transaction under
-the policy's lock, and only if nobody has moved the head meanwhile. What has passed while something
-holds heads (:mod:`controlplane.head_entry`) waits, and is not trained over, until it may serve.
+A head learns on when its labels have grown (:mod:`controlplane.head_learning`). The newest part of
+them judges: nothing that trained the version, or what serves, is among it. What was judged is
+stored with its numbers, passed or not. Labels are read and heads trained without a lock; what
+follows is written in one transaction under the policy's lock, and only if nobody has moved the head
+meanwhile. What has passed while something holds heads (:mod:`controlplane.head_entry`) waits, and
+is not trained over, until it may serve.
 """
 
 import hashlib
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
 import sqlalchemy as sa
 import structlog
 
-from controlplane import head_entry, head_gate, head_labels, publishing, served_heads
-from controlplane.candidates import FAILURES
+from controlplane import (
+    head_entry,
+    head_labels,
+    head_learning,
+    head_looks,
+    head_memory,
+    publishing,
+    served_heads,
+)
 from controlplane.config import PolicyConfig, read_config
 from controlplane.errors import GateError, NotFoundError
-from controlplane.gates import Verdict
-from controlplane.head_gate import HeadEvidence
-from controlplane.head_labels import HeadLog
+from controlplane.head_learning import Attempt, Ground, Part
 from controlplane.heads_config import HeadConfig
 from controlplane.publishing import Publisher
-from learners.head_bank import single
-from learners.head_training import Comparison, Labelled, compare, frequencies, train
-from learners.heads import HeadModel
 from storage import heads, policies, versions
 from storage.heads import CANDIDATE, NONE, REFUSED, RETIRED, REVERTED, SERVING, StoredHead
 from storage.versions import StoredBundle
 
 EVERY = timedelta(seconds=60)
 """Between two looks for labels."""
+MOST_AWAITED = 1_000
+"""New labels for which a version waits, however many there are: to learn on costs only them."""
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Ground:
-    """What a training stands on, as it was when the work began."""
-
-    policy_id: UUID
-    head: HeadConfig
-    newest: StoredHead | None
-    serving: StoredHead | None
-    look: int
-
-    @property
-    def number(self) -> int:
-        """Of the newest version; 0 where there is none."""
-        return self.newest.number if self.newest else 0
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """What came of a training."""
-
-    model: HeadModel | None
-    verdict: Verdict
-    evidence: HeadEvidence
-    log: HeadLog
-    cut: int
 
 
 def step(
@@ -80,59 +56,12 @@ def step(
     for head in config.heads:
         if _waits(engine, publisher, policy_id, head, now):
             continue
-        found = _attempt(engine, policy_id, config, head)
+        found = _attempt(engine, policy_id, config, head, now)
         if found is not None:
             with engine.begin() as connection:
                 stored = _settle(connection, publisher, *found, now)
             made += [stored] if stored is not None else []
     return made
-
-
-def learn(ground: Ground, found: HeadLog) -> Attempt:
-    """Train on the older part of the labels, and judge on the newer one.
-
-    A training that fails is an attempt too: it is shown, and not tried again on the same labels.
-    """
-    head, serving = ground.head, ground.serving
-    cut = round(len(found.rows) * (1 - head.share))
-    older, newer = found.rows.part(slice(None, cut)), found.rows.part(slice(cut, None))
-    if serving is not None:
-        newer = _after(found, cut, serving.trained_to)
-    evidence = HeadEvidence(
-        trained=head_gate.counts(older, head),
-        judged=head_gate.counts(newer, head),
-        compared=None,
-        serving=serving.number if serving else None,
-        look=ground.look,
-    )
-    if not all(check.passed for check in head_gate.enough(evidence, head)):
-        return Attempt(None, head_gate.judge(evidence, head), evidence, found, cut)
-    try:
-        model, compared = _trained(ground, older, newer)
-    except FAILURES as error:
-        why = str(error) or repr(error)
-        log.warning("head.not_trained", head=head.name, policy=str(ground.policy_id), detail=why)
-        checks = tuple(head_gate.enough(evidence, head))
-        failed = Verdict(False, f"not served: training failed: {why}", checks)
-        return Attempt(None, failed, evidence, found, cut)
-    evidence = HeadEvidence(
-        evidence.trained, evidence.judged, compared, evidence.serving, evidence.look
-    )
-    return Attempt(model, head_gate.judge(evidence, head), evidence, found, cut)
-
-
-def _trained(ground: Ground, older: Labelled, newer: Labelled) -> tuple[HeadModel, Comparison]:
-    head, serving = ground.head, ground.serving
-    # An edge computes in single precision, so that is what is judged.
-    model = single(train(older, kind=head.kind, classes=head.names, threshold=head.threshold))
-    compared = compare(
-        model,
-        served_heads.load(serving) if serving else None,
-        newer,
-        frequencies(older, head.kind, len(model.classes)),
-        level=head_gate.level_of(head, ground.look),
-    )
-    return model, compared
 
 
 def publish(
@@ -210,23 +139,26 @@ def declared(connection: sa.Connection, policy_id: UUID, name: str) -> HeadConfi
 
 
 def _attempt(
-    engine: sa.Engine, policy_id: UUID, config: PolicyConfig, head: HeadConfig
+    engine: sa.Engine, policy_id: UUID, config: PolicyConfig, head: HeadConfig, now: datetime
 ) -> tuple[Ground, Attempt] | None:
     """Read and train, if the labels have grown; no lock is held."""
     with engine.connect() as connection:
-        ground = _ground(connection, policy_id, head)
+        ground = _ground(connection, policy_id, config, head)
         needed, after = _due(ground)
-        there = head_labels.count(connection, policy_id, head, after=after, limit=needed)
-        if there < needed:
-            return None
-        # Labels of which it can make nothing would have it train on the same ones for ever.
-        usable = head_labels.usable(connection, policy_id, config, head, after=after)
-        if usable < needed:
-            noted = {"head": head.name, "policy": str(policy_id), "usable": usable}
-            log.warning("head.labels_do_not_fit", labels=there, needed=needed, **noted)
-            return None
-        found = head_labels.read(connection, policy_id, config, head)
-    return (ground, learn(ground, found)) if len(found.rows) else None
+        found = head_labels.tally(connection, policy_id, config, head, after=after)
+    with engine.begin() as connection:
+        head_looks.note(connection, policy_id, head, found, needed=needed, after=after, now=now)
+    # Labels of which it can make nothing would have it train on the same ones for ever.
+    if found.usable < needed:
+        return None
+    with engine.connect() as connection:
+        told = head_labels.read(connection, policy_id, config, head)
+        if not told:
+            return None  # taken back meanwhile
+        plan = head_learning.plan(ground, told)
+        vectors = head_labels.vectors(connection, policy_id, head, plan.ids)
+    plan = plan.without(set(plan.ids) - vectors.keys())
+    return ground, head_learning.learn(ground, plan, vectors)
 
 
 def _waits(
@@ -260,28 +192,25 @@ def _reason(version: StoredHead) -> str:
     return f"head {version.name} version {version.number}"
 
 
-def _ground(connection: sa.Connection, policy_id: UUID, head: HeadConfig) -> Ground:
+def _ground(
+    connection: sa.Connection, policy_id: UUID, config: PolicyConfig, head: HeadConfig
+) -> Ground:
     newest = heads.newest_head(connection, policy_id, head.name)
     serving = heads.serving_head(connection, policy_id, head.name)
     serving = serving if served_heads.stands(serving, head) else None
     since = serving.number if serving else 0
     look = heads.looks(connection, policy_id, head.name, since) + 1
-    return Ground(policy_id, head, newest, serving, look)
+    return Ground(policy_id, head, newest, serving, look, config.sources.max_influence)
 
 
 def _due(ground: Ground) -> tuple[int, UUID]:
     """How many labels a training waits for, and after which decision."""
     head, newest = ground.head, ground.newest
-    if newest is None or not served_heads.stands(newest, head):
+    if newest is None or not newest.labels or not served_heads.stands(newest, head):
         classes = 1 if head.kind == "ood" else len(head.names)
         return math.ceil(classes * head.min_labels / (1 - head.share)), NONE
-    return max(1, math.ceil(newest.labels * (head.growth - 1))), newest.judged_to
-
-
-def _after(found: HeadLog, cut: int, trained_to: UUID) -> Labelled:
-    """The judging part without what has trained the serving version."""
-    first = next((at for at, one in enumerate(found.ids) if one > trained_to), len(found.ids))
-    return found.rows.part(slice(max(cut, first), None))
+    grown = math.ceil(newest.labels * (head.growth - 1))
+    return min(max(1, grown), MOST_AWAITED), newest.judged_to
 
 
 def _settle(
@@ -314,7 +243,7 @@ def _settle(
 
 def _stored(ground: Ground, made: Attempt, number: int, now: datetime) -> StoredHead:
     form, tensors, digest = served_heads.dump(made.model) if made.model else ({}, b"", "")
-    ids = made.log.ids
+    older, newer = made.plan.older, made.plan.newer
     return StoredHead(
         policy_id=ground.policy_id,
         name=ground.head.name,
@@ -324,23 +253,24 @@ def _stored(ground: Ground, made: Attempt, number: int, now: datetime) -> Stored
         model=form,
         tensors=tensors,
         digest=digest,
-        labels=len(ids),
-        trained_to=ids[made.cut - 1] if made.cut else NONE,
-        judged_to=ids[-1],
-        data_digest=_digest(ids, made.log.rows.labels.tolist()),
+        labels=made.plan.labels,
+        trained_to=older.told[-1].decision_id if older.told else NONE,
+        judged_to=made.plan.read_to,
+        data_digest=_digest(older, newer),
         passed=made.verdict.passed,
         summary=made.verdict.summary,
         numbers=made.evidence.as_json(),
         checks=[check.as_json() for check in made.verdict.checks],
         created_at=now,
+        learnt=head_memory.dump(made.memory) if made.memory else None,
     )
 
 
-def _digest(ids: Sequence[UUID], labels: Sequence[int]) -> str:
+def _digest(*parts: Part) -> str:
     """SHA-256 of which decisions were labelled, and how."""
     found = hashlib.sha256()
-    for one, label in zip(ids, labels, strict=True):
-        found.update(one.bytes + label.to_bytes(4, "big", signed=True))
+    for one in (one for part in parts for one in part.told):
+        found.update(one.decision_id.bytes + one.vote.label.to_bytes(4, "big", signed=True))
     return found.hexdigest()
 
 

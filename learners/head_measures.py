@@ -19,6 +19,7 @@ Ints = NDArray[np.int64]
 
 LEAST_CHANCE = 1e-3
 """Of a label: what is less counts as this, so that one row costs at most 6.9 nats."""
+_BINS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,8 @@ class Measures:
         log_loss: mean of −log of the label's chance, in nats, see :data:`LEAST_CHANCE`.
         brier: mean squared distance of the chances to the label, summed over classes, 0 to 2.
         ece: expected calibration error of the likeliest class's chance, over ten equal bins.
+        miscalibration: what of that remains when each bin's gap is two standard errors less: more
+            than 0 is more than chance explains.
         accuracy: share of rows whose class is what the head says.
         auroc: chance that a row of a class ranks above another one; mean over the classes that
             have rows and lack some; of the second class for two classes. None where there is none.
@@ -41,6 +44,7 @@ class Measures:
     log_loss: float
     brier: float
     ece: float
+    miscalibration: float
     accuracy: float
     auroc: float | None
     aupr: float | None
@@ -53,6 +57,7 @@ class Measures:
             "log_loss": self.log_loss,
             "brier": self.brier,
             "ece": self.ece,
+            "miscalibration": self.miscalibration,
             "accuracy": self.accuracy,
             "auroc": self.auroc,
             "aupr": self.aupr,
@@ -97,7 +102,7 @@ def measure(
     total = float(weight.sum())
     one = np.zeros_like(chances)
     one[np.arange(len(one)), labels] = 1.0
-    top = chances.argmax(axis=1)
+    sure, right = chances.max(axis=1), (chances.argmax(axis=1) == labels).astype(np.float64)
     ranks = [
         (roc, average_precision(chances[:, c], one[:, c], weight))
         for c in ((1,) if len(classes) == 2 else range(len(classes)))
@@ -107,12 +112,33 @@ def measure(
         n=len(labels),
         log_loss=float(weight @ losses(chances, labels)) / total,
         brier=float(weight @ np.square(chances - one).sum(axis=1)) / total,
-        ece=calibration_error(chances.max(axis=1), (top == labels).astype(np.float64), weight),
+        ece=calibration_error(sure, right, weight),
+        miscalibration=miscalibration(sure, right, weight),
         accuracy=float(weight @ (said == labels)) / total,
         auroc=_mean([roc for roc, _ in ranks]),
         aupr=_mean([pr for _, pr in ranks]),
         counts=dict(zip(classes, np.bincount(labels, weight, len(classes)).tolist(), strict=True)),
     )
+
+
+def miscalibration(chance: Floats, right: Floats, weight: Floats) -> float:
+    """The calibration error that chance does not explain.
+
+    The gap of each of ten equal-sized bins counts by how much it exceeds two standard errors, which
+    a calibrated head's does one time in twenty.
+
+    Args:
+        chance: that a row is right, shape ``(n,)``.
+        right: 0 or 1, shape ``(n,)``.
+        weight: shape ``(n,)``.
+    """
+    order = np.argsort(chance, kind="stable")
+    found = 0.0
+    for part in np.array_split(order, min(_BINS, len(order))):
+        w, p = weight[part], chance[part]
+        gap = abs(float(w @ (p - right[part])))
+        found += max(0.0, gap - 2.0 * math.sqrt(float(np.square(w) @ (p * (1.0 - p)))))
+    return found / float(weight.sum())
 
 
 def losses(chances: Floats, labels: Ints) -> Floats:

@@ -7,8 +7,9 @@ from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
 
-from storage.tables import heads, policies
+from storage.tables import head_looks, heads, policies
 
 Json = dict[str, Any]
 
@@ -19,9 +20,9 @@ NONE = UUID(int=0)
 """Before every decision."""
 
 # The newest decisions, and of those the labelled ones: each label is looked up by its key, and a
-# context is opened only where there is one.
+# context is opened only where there is one, which is why the vector's length asks for the label.
 _SAID = """
-SELECT {columns} FROM (
+SELECT d.decision_id, d.session_id, d.episode_id, f.said, v.size FROM (
   SELECT decision_id, project_id, session_id, episode_id, context FROM decisions
   WHERE policy_id = :policy AND mode <> 'shadow' AND decision_id > :after
   ORDER BY decision_id DESC LIMIT :window
@@ -31,24 +32,30 @@ SELECT {columns} FROM (
     WHERE decision_id = d.decision_id AND project_id = d.project_id AND metric = :metric
       AND retracted_at IS NULL ORDER BY source, occurred_at DESC, feedback_id DESC
   ) newest
-) f
-WHERE f.said IS NOT NULL AND d.context ? :feature
+) f CROSS JOIN LATERAL (
+  SELECT CASE WHEN f.said IS NOT NULL AND jsonb_typeof(d.context -> :feature) = 'array'
+    THEN jsonb_array_length(d.context -> :feature) END AS size
+) v
+WHERE f.said IS NOT NULL AND (v.size = :size OR NOT :fitting)
 ORDER BY d.decision_id DESC LIMIT :limit
 """
 
 # Fallbacks and retries were not drawn from all arms, so their propensities are of another kind.
 _EARNED = """
-SELECT {columns} FROM (
+SELECT d.decision_id, d.session_id, d.episode_id, d.propensity, i.reward, i.said, v.size FROM (
   SELECT decision_id, policy_id, session_id, episode_id, propensity, context FROM decisions
   WHERE policy_id = :policy AND mode = 'policy' AND action = :arm AND propensity <= 1
     AND decision_id > :after
   ORDER BY decision_id DESC LIMIT :window
 ) d CROSS JOIN LATERAL (
-  SELECT reward FROM interactions
+  SELECT reward, said FROM interactions
   WHERE decision_id = d.decision_id AND policy_id = d.policy_id AND reward IS NOT NULL
     AND reward_version = :reward_version OFFSET 0
-) i
-WHERE d.context ? :feature
+) i CROSS JOIN LATERAL (
+  SELECT CASE WHEN i.reward IS NOT NULL AND jsonb_typeof(d.context -> :feature) = 'array'
+    THEN jsonb_array_length(d.context -> :feature) END AS size
+) v
+WHERE v.size = :size OR NOT :fitting
 ORDER BY d.decision_id DESC LIMIT :limit
 """
 
@@ -58,7 +65,8 @@ class StoredHead:
     """An immutable trained head with what its gate said; only ``state`` and ``served_at`` change.
 
     ``trained_to`` and ``judged_to`` are the newest decisions that trained and that judged;
-    ``labels`` is how many both were.
+    ``labels`` is how many both were. ``learnt`` is what the next version learns on from, which
+    only the newest one keeps; None where it begins anew.
     """
 
     policy_id: UUID
@@ -79,55 +87,70 @@ class StoredHead:
     checks: list[Json]
     created_at: datetime
     served_at: datetime | None = None
+    learnt: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class SaidRow:
-    """A decision that somebody has labelled: the newest value of each source, by its name."""
+    """A decision that somebody has labelled: the newest value of each source, by its name.
+
+    ``size`` is the length of its vector; None where it has none.
+    """
 
     decision_id: UUID
     session_id: str | None
     episode_id: str | None
     said: dict[str, Any]
-    vector: Any
+    size: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class EarnedRow:
-    """A decision that an arm served, with its reward."""
+    """A decision that an arm served, with its reward, and what sources said of it by metric."""
 
     decision_id: UUID
     session_id: str | None
     episode_id: str | None
     propensity: float
     reward: float
-    vector: Any
+    said: dict[str, dict[str, float]] | None
+    size: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Which labelled decisions: those after one, whose context has a vector, the newest.
+    """Which labelled decisions: those after one, the newest.
 
     Attributes:
         feature: name of the vector.
+        size: its length.
         limit: labelled decisions at most.
         window: of how many of the newest decisions labels are looked up.
         after: a decision's id.
+        fitting: only those that have the vector in that length.
     """
 
     feature: str
+    size: int
     limit: int
     window: int = 100_000
     after: UUID = NONE
+    fitting: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class HeadLook:
+    """What a head's labels were worth when somebody looked for them."""
+
+    labels: Json
+    looked_at: datetime
 
 
 def said(
     connection: sa.Connection, policy_id: UUID, span: Span, *, metric: str
 ) -> Iterator[SaidRow]:
     """Decisions that somebody has labelled, newest first; the connection is busy until the last."""
-    columns = "d.decision_id, d.session_id, d.episode_id, f.said, d.context -> :feature AS vector"
-    query = _SAID.format(columns=columns)
-    for row in _streamed(connection, query, _given(policy_id, span, metric=metric)):
+    for row in _streamed(connection, _SAID, _given(policy_id, span, metric=metric)):
         yield SaidRow(*row)
 
 
@@ -135,46 +158,40 @@ def earned(
     connection: sa.Connection, policy_id: UUID, span: Span, *, arm: str, reward_version: int
 ) -> Iterator[EarnedRow]:
     """Rewarded decisions that an arm served, likewise; the window counts that arm's only."""
-    columns = (
-        "d.decision_id, d.session_id, d.episode_id, d.propensity, i.reward, "
-        "d.context -> :feature AS vector"
-    )
     given = _given(policy_id, span, arm=arm, reward_version=reward_version)
-    for row in _streamed(connection, _EARNED.format(columns=columns), given):
+    for row in _streamed(connection, _EARNED, given):
         yield EarnedRow(*row)
 
 
-def count_said(connection: sa.Connection, policy_id: UUID, span: Span, *, metric: str) -> int:
-    """How many :func:`said` gives."""
-    query = _SAID.format(columns="1 AS one")
-    return _count(connection, query, _given(policy_id, span, metric=metric))
-
-
-def count_earned(
-    connection: sa.Connection, policy_id: UUID, span: Span, *, arm: str, reward_version: int
-) -> int:
-    """How many :func:`earned` gives."""
-    given = _given(policy_id, span, arm=arm, reward_version=reward_version)
-    return _count(connection, _EARNED.format(columns="1 AS one"), given)
+def vectors(
+    connection: sa.Connection, policy_id: UUID, feature: str, ids: Sequence[UUID]
+) -> Iterator[tuple[UUID, Any]]:
+    """The vectors that these decisions' contexts hold, as JSON has them, in no order."""
+    query = sa.text(
+        "SELECT decision_id, context -> :feature FROM decisions "
+        "WHERE policy_id = :policy AND decision_id = ANY(:ids)"
+    )
+    for at in range(0, len(ids), BATCH):
+        given = {"policy": policy_id, "feature": feature, "ids": list(ids[at : at + BATCH])}
+        for row in connection.execute(query, given):
+            yield row[0], row[1]
 
 
 def _given(policy_id: UUID, span: Span, **more: Any) -> Json:
     return {"policy": policy_id, **asdict(span), **more}
 
 
-def _count(connection: sa.Connection, query: str, given: Json) -> int:
-    counted = sa.text(f"SELECT count(*) FROM ({query}) labelled")  # noqa: S608 — a query of ours
-    return int(connection.execute(counted, given).scalar_one())
-
-
 def _streamed(connection: sa.Connection, query: str, given: Json) -> Iterator[Any]:
-    """A vector is a long list once it is read, so few are held at a time."""
     few = {"yield_per": BATCH}
     yield from connection.execute(sa.text(query), given, execution_options=few)
 
 
 def add_head(connection: sa.Connection, head: StoredHead) -> None:
-    """Store a new version."""
+    """Store a new version; those before it forget what they would have learnt on from."""
+    of_head = _of(head.policy_id, head.name)
+    connection.execute(
+        sa.update(heads).where(of_head & heads.c.learnt.is_not(None)).values(learnt=None)
+    )
     connection.execute(sa.insert(heads).values(**asdict(head)))
 
 
@@ -220,7 +237,7 @@ def serving_heads(connection: sa.Connection, policy_id: UUID) -> list[StoredHead
     return [StoredHead(**row) for row in rows]
 
 
-_LISTED = [column for column in heads.c if column.name != "tensors"]
+_LISTED = [column for column in heads.c if column.name not in {"tensors", "learnt"}]
 
 
 def list_heads(
@@ -231,7 +248,7 @@ def list_heads(
     limit: int = 50,
     before: int | None = None,
 ) -> list[Json]:
-    """A head's versions newest first, without their tensors."""
+    """A head's versions newest first, without their tensors and what they learnt."""
     query = sa.select(*_LISTED).where(_of(policy_id, name))
     if before is not None:
         query = query.where(heads.c.number < before)
@@ -260,6 +277,25 @@ def set_state(
     connection.execute(
         sa.update(heads).where(_of(policy_id, name) & heads.c.number.in_(numbers)).values(**changes)
     )
+
+
+def put_look(connection: sa.Connection, policy_id: UUID, name: str, look: HeadLook) -> None:
+    """Keep what the newest look at a head's labels found."""
+    statement = insert(head_looks).values(policy_id=policy_id, name=name, **asdict(look))
+    connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=["policy_id", "name"],
+            set_={"labels": statement.excluded.labels, "looked_at": statement.excluded.looked_at},
+        )
+    )
+
+
+def find_look(connection: sa.Connection, policy_id: UUID, name: str) -> HeadLook | None:
+    """What that was; None before anybody has looked."""
+    at = (head_looks.c.policy_id == policy_id) & (head_looks.c.name == name)
+    query = sa.select(head_looks.c.labels, head_looks.c.looked_at).where(at)
+    row = connection.execute(query).one_or_none()
+    return HeadLook(*row) if row else None
 
 
 def _of(policy_id: UUID, name: str) -> sa.ColumnElement[bool]:

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from fastapi import APIRouter, Path, Query
 from pydantic import Field
 
-from controlplane import head_entry, registry
+from controlplane import head_entry, head_looks, registry
 from controlplane import heads as service
 from controlplane.api.answers import Answer, CheckAnswer
 from controlplane.api.auth import Publishing, Reader
@@ -49,10 +49,28 @@ class HeadVersionsAnswer(Answer):
     next: int | None
 
 
+class UnfitAnswer(Answer):
+    """Labels that teach a head nothing: why, how many, and what mends them."""
+
+    why: str
+    count: int
+    remedy: str
+
+
+class HeadLabelsAnswer(Answer):
+    """The labels since the newest version was judged: how many it can learn from, of how many."""
+
+    usable: int
+    needed: int
+    unfit: list[UnfitAnswer]
+    looked_at: datetime
+
+
 class HeadAnswer(Answer):
     """A head as it is declared, the version that serves, and the newest one.
 
-    ``held`` says why the newest one, which may serve, waits.
+    ``held`` says why the newest one, which may serve, waits; ``labels`` what the worker's newest
+    look for labels found.
     """
 
     name: str
@@ -63,9 +81,11 @@ class HeadAnswer(Answer):
     parent: str | None
     threshold: float
     auto_publish: bool
+    start: str | None
     serving: int | None
     newest: HeadVersionRow | None
     held: str | None
+    labels: HeadLabelsAnswer | None
 
 
 class HeadsAnswer(Answer):
@@ -162,6 +182,7 @@ def _head(connection: sa.Connection, policy: StoredPolicy, head: HeadConfig) -> 
     newest = stored.list_heads(connection, policy.id, head.name, limit=1)
     serving = stored.serving_head(connection, policy.id, head.name)
     stands = serving is not None and serving.declaration == head.identity
+    look = head_looks.newest(connection, policy.id, head)
     return HeadAnswer(
         name=head.name,
         kind=head.kind,
@@ -171,7 +192,9 @@ def _head(connection: sa.Connection, policy: StoredPolicy, head: HeadConfig) -> 
         parent=head.parent,
         threshold=head.threshold,
         auto_publish=head.auto_publish,
+        start=head.start,
         serving=serving.number if serving and stands else None,
         newest=HeadVersionRow.model_validate(newest[0]) if newest else None,
         held=head_entry.why_waiting(connection, policy.id, head, now()),
+        labels=HeadLabelsAnswer.model_validate(look) if look else None,
     )

@@ -9,18 +9,20 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from controlplane import agenda, heads
+from controlplane import agenda, head_learning, head_looks, heads
 from controlplane.errors import GateError, InvalidError, NotFoundError
-from controlplane.head_labels import HeadLog
+from controlplane.head_labels import Told, Vote
+from controlplane.head_learning import Ground
 from controlplane.heads_config import HeadConfig
+from controlplane.served_heads import load
 from edge.heads import held, permitted
 from edge.metrics import Metrics
 from edge.reading import Reader
 from learners.bundle import Bundle
 from learners.head_measures import evaluate
-from learners.head_training import Labelled
 from learners.ids import ENTROPY_BYTES, uuid7
-from storage import work
+from storage import heads as stored
+from storage import releases, work
 from storage.heads import StoredHead
 from tests.controlplane.heads_world import DOMAIN_HEAD, DOMAINS, SIZE, Floats, HeadsWorld, vectors
 from tests.controlplane.learning_world import NOW, PUBLISHER, SPECIALISTS
@@ -153,10 +155,14 @@ def test_labels_that_say_nothing_to_a_head_do_not_train_it_again(engine: sa.Engi
 
 def test_a_training_that_fails_is_an_attempt_that_says_why() -> None:
     head = HeadConfig("topic", metric="topic", classes=DOMAINS, feature="sense", size=SIZE)
-    rows = Labelled(np.full((400, SIZE), np.inf), LABELS, np.ones(400), np.full(400, -1))
-    ids = tuple(uuid7(NOW, bytes([at % 256] * ENTROPY_BYTES)) for at in range(400))
-    ground = heads.Ground(ids[0], head, newest=None, serving=None, look=1)
-    made = heads.learn(ground, HeadLog(ids, rows))
+    ids = [uuid7(NOW, at.to_bytes(ENTROPY_BYTES, "big")) for at in range(400)]
+    told = [
+        Told(one, Vote(int(label), (("user", 1.0),)), None)
+        for one, label in zip(ids, LABELS, strict=True)
+    ]
+    ground = Ground(ids[0], head, newest=None, serving=None, look=1)
+    endless = dict.fromkeys(ids, np.full(SIZE, np.inf))
+    made = head_learning.learn(ground, head_learning.plan(ground, told), endless)
     assert made.model is None
     assert not made.verdict.passed
     assert made.verdict.summary.startswith("not served: training failed: row 0")
@@ -268,6 +274,77 @@ def test_several_sources_are_weighed_by_their_trust(engine: sa.Engine) -> None:
     assert quality(at.world.bundle()) < 0.35
 
 
+def test_one_source_cannot_swing_a_head(engine: sa.Engine) -> None:
+    """Ten honest sources label 30 decisions each; one labels 600 with their opposite."""
+    labels = np.random.default_rng(61).integers(2, size=900)
+
+    at = HeadsWorld(engine, DOMAIN_HEAD)
+    ids = at.grow(labels, seed=61)
+    for number, (one, label) in enumerate(zip(ids, labels, strict=True)):
+        honest = number % 3 == 0
+        source = f"user{number % 10}" if honest else "flood"
+        at.say([one], "topic", [DOMAINS[label if honest else 1 - label]], source=source)
+
+    def right(bound: float) -> float:
+        at.declare(DOMAIN_HEAD, sources={"max_influence": bound})
+        (made,) = at.step()
+        with engine.begin() as connection:
+            connection.execute(sa.text("DELETE FROM heads"))
+        return evaluate(load(made), FRESH, LABELS).accuracy
+
+    assert right(1.0) < 0.2
+    assert right(0.2) > 0.9
+
+
+def test_what_too_few_sources_say_is_not_served_and_says_what_to_do(engine: sa.Engine) -> None:
+    at = HeadsWorld(engine, DOMAIN_HEAD, sources={"max_influence": 0.2})
+    at.teach(300, seed=20)
+    (made,) = at.step()
+    assert (made.passed, made.model) == (False, {})
+    assert "source 'user' holds 100% of the weight of class" in made.summary
+    assert "have 5 sources or more label it, or name one you believe in" in made.summary
+    at.declare(DOMAIN_HEAD, sources={"max_influence": 0.2, "trusted": ["user"]})
+    at.teach(150, seed=21)
+    (made,) = at.step()
+    assert made.passed, made.summary
+
+
+def test_labels_that_teach_nothing_are_counted_with_a_remedy_and_found_once(
+    engine: sa.Engine,
+) -> None:
+    at = HeadsWorld(engine, DOMAIN_HEAD)
+    ids = at.grow([0] * 40, seed=30)
+    at.say(ids, "topic", ["law"] * 40)
+    at.teach(10, seed=31)
+    head = HeadConfig("topic", metric="topic", classes=DOMAINS, feature="sense", size=SIZE)
+    for minute in range(3):
+        assert at.step(NOW + timedelta(minutes=minute)) == []
+    with engine.connect() as connection:
+        look = head_looks.newest(connection, at.policy_id, head)
+        found = releases.list_findings(connection, at.policy_id)
+    assert look is not None
+    assert (look.usable, look.needed, look.looked_at) == (10, 58, NOW + timedelta(minutes=2))
+    (unfit,) = look.unfit
+    assert (unfit.why, unfit.count) == ("class", 40)
+    assert "'law' (40)" in unfit.remedy
+    assert len(found) == 1
+    assert found[0].severity == "warning"
+    assert found[0].summary.startswith("head topic: 40 of 50 new labels teach nothing: 40, as they")
+
+
+def test_vectors_of_another_length_are_counted_too(engine: sa.Engine) -> None:
+    longer = {**DOMAIN_HEAD, "size": SIZE + 1}
+    at = HeadsWorld(engine, longer)
+    at.teach(30, seed=20)
+    assert at.step() == []
+    with engine.connect() as connection:
+        head = HeadConfig("topic", metric="topic", classes=DOMAINS, feature="sense", size=SIZE + 1)
+        look = head_looks.newest(connection, at.policy_id, head)
+    assert look is not None
+    assert [(one.why, one.count) for one in look.unfit] == [("vector", 30)]
+    assert f"no 'sense' of {SIZE + 1} numbers" in look.unfit[0].remedy
+
+
 def test_children_are_brought_only_with_their_parent(engine: sa.Engine) -> None:
     child = {**DOMAIN_HEAD, "parent": "unsafe"}
     at = HeadsWorld(engine, UNSAFE, child)
@@ -361,6 +438,60 @@ def test_declarations_that_cannot_work_are_refused_with_field_and_remedy(engine:
     assert "8 numbers elsewhere" in refused(at, DOMAIN_HEAD, sizes)
     number = [{"name": "topic.maths", "kind": "category", "values": ["maths"]}]
     assert "give it kind number" in refused(at, DOMAIN_HEAD, features=number)
+
+
+def test_a_head_learns_on_from_its_version_before(engine: sa.Engine) -> None:
+    at = HeadsWorld(engine, DOMAIN_HEAD)
+    at.teach(900, seed=20, noise=2.5)
+    (first,) = at.step()
+    at.teach(300, seed=21, noise=2.5)
+    (second,) = at.step()
+    assert (first.numbers["continued"], second.numbers["continued"]) == (None, 1)
+    assert second.labels == 1_200
+    assert sum(second.numbers["trained"].values()) == 840
+    assert evaluate(load(second), FRESH, LABELS).log_loss < 0.5 * np.log(2)
+    # Only the newest version keeps what it learnt on from.
+    with engine.begin() as connection:
+        kept = [stored.find_head(connection, at.policy_id, "topic", n) for n in (1, 2)]
+    assert [one is not None and one.learnt is not None for one in kept] == [False, True]
+
+
+def test_a_label_that_is_changed_after_it_was_learnt_has_the_head_begin_anew(
+    engine: sa.Engine,
+) -> None:
+    at = HeadsWorld(engine, DOMAIN_HEAD)
+    at.teach(900, seed=20)
+    at.step()
+    with engine.begin() as connection:
+        connection.execute(
+            sa.text(
+                "UPDATE feedback SET value = to_jsonb('law'::text) WHERE feedback_id = "
+                "(SELECT feedback_id FROM feedback ORDER BY decision_id OFFSET 100 LIMIT 1)"
+            )
+        )
+    at.teach(300, seed=21)
+    (second,) = at.step()
+    assert second.numbers["continued"] is None
+    assert second.labels == 1_199
+
+
+def test_the_same_labels_at_the_same_looks_give_the_same_head(engine: sa.Engine) -> None:
+    at = HeadsWorld(engine, DOMAIN_HEAD)
+    made = []
+    for seed, count in ((20, 900), (21, 300)):
+        at.teach(count, seed=seed)
+        made += at.step()
+    as_then = (
+        "UPDATE decisions SET mode = CASE WHEN decision_id > :to THEN 'shadow' ELSE 'policy' END"
+    )
+    with engine.begin() as connection:
+        connection.execute(sa.text("DELETE FROM heads"))
+    for before in made:
+        with engine.begin() as connection:
+            connection.execute(sa.text(as_then), {"to": before.judged_to})
+        (again,) = at.step()
+        assert (again.digest, again.data_digest) == (before.digest, before.data_digest)
+        assert again.learnt == before.learnt
 
 
 def test_the_same_labels_give_the_same_head(engine: sa.Engine) -> None:

@@ -34,8 +34,9 @@ def test_a_fit_is_where_the_penalised_likelihood_is_greatest(kind: HeadKind) -> 
     gap = (model.probabilities(x) - one) * weight[:, None]
     gap = gap[:, 1:] if kind == "binary" else gap
     slope = gap.T @ x + 0.5 * model.weights
-    assert np.abs(slope).max() < 0.02
-    assert np.abs(gap.sum(axis=0) + head_fitting.BIAS_L2 * model.bias).max() < 0.01
+    # Of 300 rows, so each weight is within some thousandths of where the slope is 0.
+    assert np.abs(slope).max() < 0.05
+    assert np.abs(gap.sum(axis=0) + head_fitting.BIAS_L2 * model.bias).max() < 0.05
 
 
 def test_a_row_of_weight_two_is_two_rows() -> None:

@@ -7,7 +7,19 @@ import pytest
 
 from learners.errors import HeadError
 from learners.head_measures import evaluate
-from learners.head_training import UNKNOWN, Labelled, compare, frequencies, train
+from learners.head_training import (
+    CHUNK,
+    MOST_HELD,
+    MOST_HELD_CELLS,
+    UNKNOWN,
+    Held,
+    Labelled,
+    begin,
+    compare,
+    follow,
+    frequencies,
+    train,
+)
 from learners.heads import HeadKind
 
 NAMES = ("a", "b", "c")
@@ -72,6 +84,72 @@ def test_rows_of_a_cluster_count_as_one() -> None:
     prior = frequencies(old, "softmax", 3)
     once, copies = (compare(model, None, each, prior, level=0.9).over for each in (fresh, repeated))
     assert copies.standard_error == pytest.approx(once.standard_error, rel=0.01)
+
+
+def test_a_head_that_learns_on_comes_close_to_one_that_begins_anew() -> None:
+    old, fresh = rows(1_000, seed=10), rows(4_000, seed=11)
+    learnt = begin(old.part(slice(None, 500)), kind="softmax", classes=NAMES)
+    for at in range(500, 1_000, 50):
+        learnt = follow(learnt, old.part(slice(at, at + 50)), most=10_000)
+    assert (learnt.seen, learnt.begun) == (1_000, 500)
+    anew = begin(old, kind="softmax", classes=NAMES)
+    on, all_at_once, half = (
+        evaluate(one, fresh.x, fresh.labels)
+        for one in (
+            learnt.model(),
+            anew.model(),
+            begin(old.part(slice(None, 500)), kind="softmax", classes=NAMES).model(),
+        )
+    )
+    assert on.accuracy > all_at_once.accuracy - 0.01
+    assert on.log_loss < half.log_loss
+    assert on.ece < 0.05
+
+
+def test_more_rows_than_one_fit_takes_in_are_learnt_by_parts() -> None:
+    old, fresh = rows(2 * CHUNK + 7, seed=12), rows(4_000, seed=13)
+    learnt = begin(old, kind="softmax", classes=NAMES)
+    assert learnt.seen == len(old)
+    assert learnt.state.counts.sum() == pytest.approx(len(old))
+    assert len(learnt.held.labels) == MOST_HELD
+    whole = evaluate(learnt.model(), fresh.x, fresh.labels)
+    first = begin(old.part(slice(None, 300)), kind="softmax", classes=NAMES).model()
+    assert whole.log_loss < evaluate(first, fresh.x, fresh.labels).log_loss
+    assert whole.ece < 0.03
+
+
+def test_a_head_that_stands_for_few_rows_follows_what_has_changed() -> None:
+    old, new = rows(2_000, seed=14), rows(300, seed=15)
+    turned = replace(new, labels=(new.labels + 1) % 3)
+    fresh = rows(2_000, seed=16)
+    learnt = begin(old, kind="softmax", classes=NAMES)
+    kept, forgets = (follow(learnt, turned, most=most) for most in (100_000, 400))
+    assert (kept.seen, forgets.seen) == (2_300, 400)
+    slow, fast = (
+        evaluate(one.model(), fresh.x, (fresh.labels + 1) % 3).accuracy for one in (kept, forgets)
+    )
+    assert fast > slow + 0.1
+
+
+def test_what_is_held_to_calibrate_by_has_a_limit_whatever_the_classes() -> None:
+    few = rows(30, seed=17)
+    none = Held(np.zeros((0, 256)), few.labels[:0], few.weight[:0])
+    many = Labelled(
+        np.zeros((3_000, 1)), np.zeros(3_000, np.int64), np.ones(3_000), -np.ones(3_000, np.int64)
+    )
+    wide = none.then(np.zeros((3_000, 256)), many)
+    assert wide.logits.size <= MOST_HELD_CELLS
+    assert len(wide.labels) == len(wide.logits) == len(wide.weight)
+    narrow = Held(np.zeros(0), few.labels[:0], few.weight[:0]).then(np.zeros(3_000), many)
+    assert len(narrow.labels) == MOST_HELD
+
+
+def test_nothing_new_changes_nothing_and_an_ood_head_does_not_learn_on() -> None:
+    old = rows(200, seed=18)
+    learnt = begin(old, kind="softmax", classes=NAMES)
+    assert follow(learnt, old.part(slice(0, 0)), most=1_000) is learnt
+    with pytest.raises(HeadError, match="learns anew each time"):
+        begin(old, kind="ood", classes=NAMES)
 
 
 def test_too_few_rows_train_nothing() -> None:

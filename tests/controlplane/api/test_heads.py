@@ -57,7 +57,9 @@ def test_a_head_shows_what_it_is_and_the_numbers_of_its_versions(taught: Api) ->
     found = taught.ok("GET", f"{PATH}/topic/versions", scope="read")
     assert found == {"items": [newest], "next": None}
     checks = {check["name"]: check["passed"] for check in newest["checks"]}
-    assert checks == dict.fromkeys(("trained", "judged", "effective_n", "over_serving"), True)
+    assert checks == dict.fromkeys(
+        ("trained", "judged", "effective_n", "calibration", "over_serving"), True
+    )
 
 
 def test_a_rollback_is_done_once_by_its_key(taught: Api) -> None:
