@@ -295,8 +295,10 @@ def test_a_decision_is_the_same_whether_tools_are_narrowed_or_not(
                 await client.ready()
                 for header in ("0", "2"):
                     await client.send(CHAT, asking(messages=talk), x_route_tools=header)
-                await eventually(lambda: len(plane.decisions) == 2)
-            one, two = (row["context"] for row in plane.decisions)
+                await eventually(lambda: len(plane.decisions) >= 2)
+            # At its end an edge sends again what it was not told to have arrived.
+            contexts = {row["decision_id"]: row["context"] for row in plane.decisions}
+            one, two = contexts.values()
             assert one == two
             assert [len(json.loads(body)["tools"]) for body in pool.bodies] == [10, 2]
             assert ("embedding" in one) == ("reask" in one) == asks
