@@ -12,7 +12,6 @@ Wrong alarms are counted at a level of 95 % over all looks, at failures that are
 
 import math
 import sys
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,14 +33,6 @@ POOLS = ((4, 0.01), (9, 0.0))
 MOST_CONTROLS = 16.0
 ALPHA, NOMINAL = ReleaseConfig().alpha / (2 * len(ReleaseConfig().stages)), 0.05
 WRONG_ROWS = 1_000
-
-
-@dataclass(frozen=True, slots=True)
-class Broken:
-    """An arm that breaks: hurt requests until the alarm, and the fewest that any test needs."""
-
-    hurt: Floats
-    fewest: float
 
 
 def run(quick: bool) -> list[Measure]:  # noqa: FBT001 — the one switch of every benchmark

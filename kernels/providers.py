@@ -113,9 +113,6 @@ class Placement:
             raise ProviderError(f"custom_ops is {self.custom_ops}: there is no such file")
 
 
-ON_THE_SPOT = Placement()
-
-
 @dataclass(slots=True)
 class _Search:
     """What is tried, and what has failed so far."""

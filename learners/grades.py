@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from learners.errors import InteractionError
-from learners.interactions import Interactions
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -51,19 +50,6 @@ class Grades:
                     f"{name} ranges from {column.min()} to {column.max()}: "
                     f"give {least} to {count - 1}"
                 )
-
-    @classmethod
-    def of(cls, log: Interactions) -> Self:
-        """The grades of a log, of which each row has at most one source; none is trusted."""
-        sources = int(log.source.max(initial=-1)) + 1
-        return cls(
-            (len(log.arms), sources),
-            log.action,
-            log.source,
-            log.reward,
-            log.weight,
-            np.full(len(log), np.nan),
-        )
 
     def __len__(self) -> int:
         """How many grades."""

@@ -17,34 +17,18 @@ import numpy as np
 
 from learners.errors import SpecError
 from learners.grades import Floats, Grades, Limits, sums
-from learners.interactions import Interactions
 
 _NEARLY = 1 + 1e-9
 """What differs by less is rounding."""
 
 
-def capped(log: Interactions, bound: float, limits: Limits | None = None) -> Interactions:
-    """A log in which each source's part in each arm is bounded.
+def cap(grades: Grades, bound: float, limits: Limits | None = None) -> Grades:
+    """Grades of which each source's part in each arm is bounded.
 
     Args:
-        log: each row of at most one source.
+        grades: each of at most one source.
         bound: the share of an arm's weight that a source may hold, in (0, 1]; 1 changes nothing.
-        limits: the rewards' own; those of the log if not given.
-
-    Raises:
-        SpecError: The bound or the limits are out of range.
-    """
-    found = cap(Grades.of(log), bound, limits)
-    moved = found.reward != log.reward
-    parts = log.parts
-    if moved.any():
-        # The parts no longer add up to what the rows are worth now.
-        parts = found.reward[:, None]
-    return replace(log, reward=found.reward, weight=found.weight, parts=parts)
-
-
-def cap(grades: Grades, bound: float, limits: Limits | None = None) -> Grades:
-    """The same of grades.
+        limits: the rewards' own; those of the grades if not given.
 
     Raises:
         SpecError: The bound or the limits are out of range.

@@ -19,11 +19,6 @@ WHERE i.policy_id = :policy AND i.reward IS NOT NULL AND d.mode = 'imported'
 ORDER BY i.position DESC LIMIT :limit
 """)
 
-_COUNTS = sa.text("""
-SELECT count(*) AS decisions, count(*) FILTER (WHERE propensity = 'NaN') AS without_propensity
-FROM decisions WHERE policy_id = :policy AND mode = 'imported'
-""")
-
 
 @dataclass(frozen=True, slots=True)
 class ImportedRow:
@@ -62,9 +57,3 @@ def read(
         for row in connection.execute(_ROWS, given)
     ]
     return rows[::-1]
-
-
-def counts(connection: sa.Connection, policy_id: UUID) -> tuple[int, int]:
-    """How many decisions were imported, and how many of them have no propensity."""
-    row = connection.execute(_COUNTS, {"policy": policy_id}).one()
-    return row.decisions, row.without_propensity

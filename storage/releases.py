@@ -104,13 +104,6 @@ def running_release(connection: sa.Connection, policy_id: UUID) -> StoredRelease
     return StoredRelease(**row) if row else None
 
 
-def running_releases(connection: sa.Connection) -> list[UUID]:
-    """The policies that have a release which runs."""
-    return list(
-        connection.scalars(sa.select(releases.c.policy_id).where(releases.c.ended_at.is_(None)))
-    )
-
-
 def find_release(connection: sa.Connection, policy_id: UUID, number: int) -> StoredRelease | None:
     """One release."""
     row = (
@@ -192,12 +185,6 @@ def list_experiments(
         query = query.order_by(experiments.c.id.desc())
     rows = connection.execute(query.limit(limit)).mappings()
     return [StoredExperiment(**row) for row in rows]
-
-
-def running_experiments(connection: sa.Connection) -> list[StoredExperiment]:
-    """All experiments that run, of every policy."""
-    query = sa.select(experiments).where(experiments.c.ended_at.is_(None))
-    return [StoredExperiment(**row) for row in connection.execute(query).mappings()]
 
 
 def add_finding(connection: sa.Connection, finding: StoredFinding) -> None:

@@ -1,7 +1,7 @@
 """What an encoder is made of, and the weights it needs."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -133,20 +133,6 @@ def check_weights(weights: Weights, config: EncoderConfig) -> dict[str, NDArray[
         table = "embeddings.position_embeddings.weight"
         kept[table] = kept[table] + np.asarray(types[0], dtype=np.float32)
     return kept
-
-
-def with_positions(
-    weights: Weights, config: EncoderConfig, positions: int
-) -> tuple[dict[str, Array], EncoderConfig]:
-    """The same encoder with its position table repeated up to ``positions`` rows.
-
-    For measuring time and memory of long inputs: such an encoder runs, but no training has told
-    it what the repeated positions mean, so its embeddings of longer texts mean little.
-    """
-    name = next(n for n in weights if n.endswith("embeddings.position_embeddings.weight"))
-    times = -(-positions // config.positions)
-    table = np.tile(weights[name], (times, 1))[:positions]
-    return {**weights, name: table}, replace(config, positions=positions)
 
 
 def random_weights(config: EncoderConfig, *, seed: int) -> dict[str, NDArray[np.float32]]:

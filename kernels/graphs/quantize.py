@@ -99,17 +99,6 @@ def _matrix(node: onnx.NodeProto, tensors: Tensors) -> NDArray[np.float32] | Non
     return np.asarray(numpy_helper.to_array(found), dtype=np.float32)
 
 
-def overflows(flags: str) -> bool:
-    """Whether a processor with these flags (as in ``/proc/cpuinfo``) needs ``reduce_range``.
-
-    x86 without VNNI multiplies uint8 by int8 into 16 bits; with AMX or VNNI, and on other
-    processors, sums are kept in 32 bits.
-    """
-    names = set(flags.split())
-    wide = {"avx_vnni", "avx512_vnni", "amx_int8"}
-    return bool(names & {"ssse3", "avx2", "avx512bw"}) and not names & wide
-
-
 class _Rounding:
     """Gathers the nodes and constants of the int8 model."""
 

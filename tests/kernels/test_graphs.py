@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -14,7 +15,6 @@ from kernels.graphs.config import (
     random_weights,
     read_config,
     weight_shapes,
-    with_positions,
 )
 from kernels.graphs.oracle import encode
 from kernels.providers import choose
@@ -249,8 +249,9 @@ def test_an_unknown_variant_is_refused():
         build(spread(TINY, seed=1), TINY, "sparse")  # type: ignore[arg-type]
 
 
-def test_repeated_positions_let_a_longer_text_run():
-    weights, config = with_positions(spread(TINY, seed=1), TINY, 200)
+def test_more_positions_let_a_longer_text_run():
+    config = replace(TINY, positions=200)
+    weights = spread(config, seed=1)
     feed = padded(texts(config, [200], seed=2))
     for variant in ("plain", "flash", "fused", "blocklocal"):
         found = run(build(weights, config, variant, window=256), feed)[0]

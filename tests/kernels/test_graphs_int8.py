@@ -9,7 +9,7 @@ from bench.kernels_attention import SENTENCES
 from kernels.graphs.builder import Variant, build
 from kernels.graphs.calibrate import factors, peaks
 from kernels.graphs.oracle import encode
-from kernels.graphs.quantize import build_int8, overflows, per_channel, quantise
+from kernels.graphs.quantize import build_int8, per_channel, quantise
 from kernels.providers import choose
 from tests.kernels.encoders import TINY, minilm, padded, spread, texts
 
@@ -161,17 +161,3 @@ def test_int8_keeps_what_the_model_says_of_itself():
     built = onnx.load_model_from_string(build_int8(spread(TINY, seed=1), TINY))
     facts = {one.key: one.value for one in built.metadata_props}
     assert facts == {"variant": "plain", "positions": "96"}
-
-
-@pytest.mark.parametrize(
-    ("flags", "overflow"),
-    [
-        ("fpu sse2 ssse3 avx2", True),
-        ("ssse3 avx2 avx512f avx512bw", True),
-        ("ssse3 avx2 avx_vnni", False),
-        ("ssse3 avx2 avx512bw avx512_vnni", False),
-        ("fp asimd asimddp i8mm", False),
-    ],
-)
-def test_only_x86_without_vnni_needs_the_reduced_range(flags: str, overflow: bool):  # noqa: FBT001
-    assert overflows(flags) is overflow

@@ -7,22 +7,18 @@ from hypothesis import strategies as st
 
 from learners.errors import InteractionError, SpecError
 from learners.grades import Grades
-from learners.influence import cap, capped
-from learners.interactions import Interactions
+from learners.influence import cap
 
 
-def log_of(source: list[int], reward: list[float], action: list[int] | None = None) -> Interactions:
+def graded(source: list[int], reward: list[float], action: list[int] | None = None) -> Grades:
     n = len(source)
-    arms = ("a", "b")
-    return Interactions(
-        arms=arms,
-        x=np.ones((n, 1)),
-        eligible=np.ones((n, 2), dtype=np.bool_),
-        action=np.array(action or [0] * n, dtype=np.int64),
-        propensity=np.full(n, 0.5),
-        reward=np.array(reward),
-        weight=np.ones(n),
-        source=np.array(source, dtype=np.int64),
+    return Grades(
+        (2, max(source, default=-1) + 1),
+        np.array(action or [0] * n, dtype=np.int64),
+        np.array(source, dtype=np.int64),
+        np.array(reward),
+        np.ones(n),
+        np.full(n, np.nan),
     )
 
 
@@ -77,54 +73,51 @@ def test_where_enough_others_spoke_no_source_weighs_more_than_its_share(world):
 
 
 def test_the_louder_of_two_loses_weight_until_both_weigh_alike():
-    found = capped(log_of([0] * 9 + [1], [1.0] * 9 + [0.0]), 0.5)
+    found = cap(graded([0] * 9 + [1], [1.0] * 9 + [0.0]), 0.5)
     assert found.weight[:9].sum() == pytest.approx(1.0)
     assert found.weight[9] == 1.0
     assert found.reward.tolist() == [1.0] * 9 + [0.0]
 
 
 def test_what_nobody_in_particular_said_is_not_capped_and_counts_among_the_others():
-    found = capped(log_of([-1] * 9 + [0], [1.0] * 9 + [0.0]), 0.25)
+    found = cap(graded([-1] * 9 + [0], [1.0] * 9 + [0.0]), 0.25)
     assert found.weight.tolist() == [1.0] * 10
-    found = capped(log_of([-1] + [0] * 9, [1.0] + [0.0] * 9), 0.25)
+    found = cap(graded([-1] + [0] * 9, [1.0] + [0.0] * 9), 0.25)
     assert found.weight.sum() == pytest.approx(4 / 3)
 
 
 def test_a_lone_source_is_drawn_halfway_to_the_middle_and_arms_keep_their_order():
-    log = log_of([0] * 4, [1.0, 1.0, 0.5, 0.0], [0, 0, 1, 1])
-    found = capped(log, 0.5, (0.0, 1.0))
+    grades = graded([0] * 4, [1.0, 1.0, 0.5, 0.0], [0, 0, 1, 1])
+    found = cap(grades, 0.5, (0.0, 1.0))
     assert found.reward.tolist() == [0.75, 0.75, 0.5, 0.25]
     assert found.weight.tolist() == [1.0] * 4
-    assert found.parts.tolist() == found.reward[:, None].tolist()
 
 
 def test_a_bound_of_one_changes_nothing():
-    log = log_of([0, 0, 1], [5.0, 1.0, 0.0])
-    found = capped(log, 1.0)
-    assert (found.reward == log.reward).all()
-    assert (found.weight == log.weight).all()
-    assert (found.parts == log.parts).all()
+    grades = graded([0, 0, 1], [5.0, 1.0, 0.0])
+    found = cap(grades, 1.0)
+    assert (found.reward == grades.reward).all()
+    assert (found.weight == grades.weight).all()
 
 
 def test_a_grade_outside_the_limits_reaches_no_further_than_they_do():
-    found = capped(log_of([0, 1], [100.0, 0.0]), 0.5, (0.0, 1.0))
+    found = cap(graded([0, 1], [100.0, 0.0]), 0.5, (0.0, 1.0))
     assert found.reward.tolist() == [1.0, 0.0]
 
 
-def test_an_empty_log_stays_empty():
-    log = log_of([0], [1.0]).rows(slice(0, 0))
-    assert len(capped(log, 0.5)) == 0
+def test_of_no_grades_none_are_left():
+    assert len(cap(graded([], []), 0.5)) == 0
 
 
 @pytest.mark.parametrize("bound", [0.0, -1.0, 1.5, float("nan")])
 def test_a_bound_that_is_no_share_is_refused(bound: float):
     with pytest.raises(SpecError, match="above 0, at most 1"):
-        capped(log_of([0], [1.0]), bound)
+        cap(graded([0], [1.0]), bound)
 
 
 def test_limits_the_wrong_way_round_are_refused():
     with pytest.raises(SpecError, match="the lower first"):
-        capped(log_of([0], [1.0]), 0.5, (1.0, 0.0))
+        cap(graded([0], [1.0]), 0.5, (1.0, 0.0))
 
 
 def test_grades_of_sources_that_there_are_not_are_refused():
