@@ -3,12 +3,13 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ConfigDict
 
 from controlplane.errors import InvalidError, SettingError
 from feedback.metrics import Metric
+from kernels.signals import prototypes
 from kernels.signals.text import SIGNAL_SCHEMA, TERMS
 from learners.errors import HeadError
 from learners.features import Feature, Schema
@@ -74,11 +75,13 @@ class HeadConfig:
         threshold: chance of the second class from which on a binary or ood head says it is so.
         min_labels: labels of each class that training needs; judging needs a quarter as many.
         share: part of the labels, the newest, that judges.
-        growth: of the labels from one training to the next, as a factor.
+        growth: of the labels from one training to the next, as a factor; at most 1,000 more.
         max_labels: the newest labels that a training reads.
         margin: how much less log-loss than what serves, in nats.
         alpha: chance of serving a version that is no better, over all looks at what serves.
         auto_publish: whether a version that passed serves at once; otherwise it waits.
+        start: what serves before there are labels: ``prototypes`` of what a turn says of the answer
+            before it, or nothing.
     """
 
     __pydantic_config__ = _STRICT
@@ -99,6 +102,7 @@ class HeadConfig:
     margin: float = 0.01
     alpha: float = 0.05
     auto_publish: bool = True
+    start: Literal["prototypes"] | None = None
 
     def __post_init__(self) -> None:
         """Refuse names, labels and classes that no head could have, and numbers out of range."""
@@ -120,6 +124,7 @@ class HeadConfig:
             )
         self._check_label()
         self._check_numbers()
+        self._check_start()
 
     def _check_label(self) -> None:
         if (self.metric is None) == (self.weak_suffices is None):
@@ -158,6 +163,20 @@ class HeadConfig:
                 self.max_labels,
                 f"times {self.size} numbers exceeds {MAX_CELLS:,}: give at most "
                 f"{MAX_CELLS // self.size:,}",
+            )
+
+    def _check_start(self) -> None:
+        """Prototypes are of certain classes, and of one vector."""
+        if self.start is None:
+            return
+        known, width = sorted(prototypes.FEEDBACK), prototypes.shipped().shape[1]
+        reads = (self.kind, self.feature, self.size)
+        if sorted(self.classes) != known or reads != ("softmax", prototypes.FEATURE, width):
+            raise self._wrong(
+                "start",
+                self.start,
+                f"it is of the classes {known}, kind softmax, feature {prototypes.FEATURE!r} and "
+                f"size {width}: declare these, or leave `start` out",
             )
 
     def _wrong(self, field: str, value: object, remedy: str) -> SettingError:

@@ -11,7 +11,7 @@ import numpy as np
 import sqlalchemy as sa
 
 from controlplane import config as policy_config
-from controlplane import heads_config, linting, publishing, scorers
+from controlplane import head_start, heads_config, linting, publishing, scorers
 from controlplane.config import PolicyConfig, check_learners, read_config
 from controlplane.errors import InvalidError, NotFoundError
 from controlplane.publishing import Publisher
@@ -202,12 +202,15 @@ def put_policy(
         now=now,
     )
     found = find_policy(connection, project_id, name)
+    started = head_start.begin(connection, found.id, config.heads, now)
     if standing is None:
         versions.add_version(connection, explorer(found, arms, config, now))
         publishing.publish(
             connection, publisher, found.id, 1, reason="created: explores evenly", now=now
         )
-    elif _served(standing.pool_id, read_config(standing.config)) != _served(pool_id, config):
+    elif started or _served(standing.pool_id, read_config(standing.config)) != _served(
+        pool_id, config
+    ):
         publishing.republish(connection, publisher, found.id, reason="policy changed", now=now)
     linting.refuse_breaking(connection, found)
     return found

@@ -1,15 +1,23 @@
-"""A head without labels: each class is the mean of a few phrases that say what it means.
+"""A head without any label: each class is the mean of a few phrases that say what it means.
 
 It is where a head starts from that no feedback has taught yet (nearest class mean, as in prototype
-networks: Snell et al. 2017, arXiv:1703.05175). The phrases are our own. A trained head of the same
-name replaces it as soon as there is one.
+networks: Snell et al. 2017, arXiv:1703.05175). The phrases are our own. What is learnt from labels
+replaces it as soon as it is better.
+
+The means come with the program, so that no encoder is needed where heads are put into bundles.
+They depend on the encoder: :data:`ENCODER` names the one that they were computed with.
 """
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from importlib import resources
 
 import numpy as np
+import safetensors.numpy
 from numpy.typing import NDArray
 
+from kernels.models import MINILM, NAME
 from kernels.signals.heads import Head
 
 Floats = NDArray[np.float32]
@@ -18,6 +26,10 @@ Embed = Callable[[Sequence[str]], Floats]
 
 SHARPNESS = 12.0
 """What cosines are multiplied by: they lie close together, chances should not."""
+FEATURE = "embedding"
+"""The vector that the shipped means are of: of the last turn of the user."""
+ENCODER = f"{NAME}, {MINILM.distribution} {MINILM.version}"
+FILE = "prototypes.safetensors"
 
 FEEDBACK: Mapping[str, tuple[str, ...]] = {
     "satisfied": (
@@ -57,7 +69,7 @@ def prototype_head(
     phrases: Mapping[str, Sequence[str]],
     embed: Embed,
     *,
-    feature: str = "embedding",
+    feature: str = FEATURE,
     sharpness: float = SHARPNESS,
 ) -> Head:
     """A softmax head of cosines to each class's mean phrase.
@@ -81,3 +93,32 @@ def prototype_head(
     weights = (sharpness * means).astype(np.float32)
     bias = np.zeros(len(weights), dtype=np.float32)
     return Head(name, tuple(phrases), feature, weights, bias)
+
+
+@cache
+def shipped() -> Floats:
+    """The weights of :data:`FEEDBACK`'s head as they come with the program, shape ``(4, 384)``.
+
+    Raises:
+        ValueError: They were computed of other phrases or with another encoder.
+    """
+    data = resources.files("kernels.signals").joinpath(FILE).read_bytes()
+    weights: Floats = safetensors.numpy.load(data)["weights"]
+    if data != packed(weights):
+        raise ValueError(
+            f"{FILE} was computed of other phrases or by another encoder than {made_of()}: run "
+            "python -m kernels.signals.prototypes_build <models folder>"
+        )
+    return weights
+
+
+def packed(weights: Floats) -> bytes:
+    """The file that holds these weights, saying what they are of."""
+    tensors = {"weights": np.ascontiguousarray(weights, dtype=np.float32)}
+    return safetensors.numpy.save(tensors, {"made_of": made_of()})
+
+
+def made_of() -> str:
+    """The encoder, and a digest of the phrases, their classes and the sharpness."""
+    told = repr((SHARPNESS, list(FEEDBACK.items())))
+    return f"{ENCODER}; phrases {hashlib.sha256(told.encode()).hexdigest()[:16]}"

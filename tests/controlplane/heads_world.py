@@ -13,6 +13,7 @@ from controlplane import agenda, heads, registry
 from feedback import ingest
 from feedback.metrics import Metric
 from feedback.said import Said
+from kernels.signals.prototypes import FEEDBACK
 from learners.ids import ENTROPY_BYTES, uuid7
 from learners.records import Arm, Card
 from storage import heads as stored
@@ -30,6 +31,15 @@ DOMAIN_HEAD = {
     "classes": list(DOMAINS),
     "feature": "sense",
     "size": SIZE,
+}
+KINDS = tuple(FEEDBACK)
+FEEDBACK_HEAD = {
+    "name": "feedback",
+    "metric": "kind",
+    "classes": list(KINDS),
+    "feature": "embedding",
+    "size": 384,
+    "start": "prototypes",
 }
 FEATURES = [{"name": "topic", "kind": "category", "values": list(DOMAINS)}]
 CENTRES = np.random.default_rng(5).normal(size=(2, SIZE))
@@ -55,6 +65,7 @@ class HeadsWorld:
                     "topic",
                     {"type": "category", "categories": {"maths": 1.0, "prose": 0.0, "law": 0.0}},
                 ),
+                ("kind", {"type": "category", "categories": dict.fromkeys(KINDS, 0.0)}),
                 ("unsafe", {"type": "boolean"}),
                 ("score", {"type": "float"}),
                 ("solved", {"type": "boolean", "level": "episode"}),
@@ -82,11 +93,13 @@ class HeadsWorld:
         seed: int,
         noise: float = 1.0,
         topic: str | None = None,
+        embeddings: Floats | None = None,
         **fields: Any,
     ) -> list[UUID]:
         """Decisions that chose evenly, with a vector; success is by the label's specialists.
 
-        ``topic`` names a context's field that holds the domain, for worlds that need no head.
+        ``topic`` names a context's field that holds the domain, for worlds that need no head;
+        ``embeddings`` stand in the contexts too.
         """
         random = np.random.default_rng(seed)
         at = NOW - timedelta(hours=2) + timedelta(seconds=seed)
@@ -100,6 +113,8 @@ class HeadsWorld:
             domain = DOMAINS[int(label) % 2]
             error = float(random.random() > SPECIALISTS[domain][arm])
             context = {"sense": vector.round(4).tolist(), **({topic: domain} if topic else {})}
+            if embeddings is not None:
+                context["embedding"] = embeddings[number].round(4).tolist()
             decisions.append({
                 "decision_id": str(ids[-1]), "policy": "chat", "version": 1, "serial": 1,
                 "digest": "", "at": made.isoformat(), "context": context,

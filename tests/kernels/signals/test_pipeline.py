@@ -19,7 +19,7 @@ from kernels.signals import language, personal, suspicion
 from kernels.signals.encoder import CAP, Encoder
 from kernels.signals.heads import Head, HeadBank
 from kernels.signals.pipeline import VECTORS, Budgets, Pipeline, evidence
-from kernels.signals.prototypes import FEEDBACK, prototype_head
+from kernels.signals.prototypes import FEEDBACK, prototype_head, shipped
 from kernels.signals.static import StaticTable
 from kernels.signals.tokens import Tokens
 from tests.kernels.encoders import TINY, minilm, spread
@@ -238,3 +238,35 @@ def test_prototypes_tell_what_a_turn_says_of_the_answer_before(tmp_path: Path) -
     ]
     print(f"feedback kind by prototypes: {np.mean(right):.3f} of {len(right)} turns")
     assert np.mean(right) >= 0.7
+
+
+def test_the_prototypes_that_come_with_the_program_are_those_of_this_encoder(
+    tmp_path: Path,
+) -> None:
+    """Where this fails, the phrases or the encoder have changed: build them anew."""
+    model = minilm()
+    graph = build_int8(model.weights, model.config, "flash", reduce_range=True)
+    (tmp_path / "encoder.onnx").write_bytes(graph)
+    session = EncoderSession(choose(tmp_path / "encoder.onnx", require="cpu"), most_tokens=CAP)
+    encoder, words = Encoder(session), Tokens(model.folder / "tokenizer.json")
+
+    def embed(texts: object) -> np.ndarray:
+        assert isinstance(texts, list | tuple)
+        return np.array([encoder.embed([words.framed(words.ids(one), CAP)])[0] for one in texts])
+
+    own = prototype_head("feedback", FEEDBACK, embed).weights
+    there = shipped()
+    cosines = (
+        (own * there).sum(axis=1) / np.linalg.norm(own, axis=1) / np.linalg.norm(there, axis=1)
+    )
+    # Another processor rounds otherwise; another encoder, or phrase, is far from it.
+    assert cosines.min() > 0.99
+
+
+def test_prototypes_of_other_phrases_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kernels.signals.prototypes.ENCODER", "another")
+    shipped.cache_clear()
+    with pytest.raises(ValueError, match="by another encoder than another; phrases"):
+        shipped()
+    monkeypatch.undo()
+    assert shipped().shape == (4, 384)
