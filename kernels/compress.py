@@ -1,14 +1,13 @@
-"""A long text → its most telling sentences, at most 512 tokens, word for word and in their order.
+"""A long text → an even sample of its sentences, at most 512 tokens, word for word, in their order.
 
 What reads the result is whatever would otherwise cut the text off: domain, complexity and the
-embedding. Safety and personal data read the full text. A sentence's value is a weighted sum of how
-central it is (TextRank, Mihalcea and Tarau 2004, on words in common), where it stands, how rare
-its words are (TF-IDF) and how far it is from the text's average. The first three and last two
-sentences are kept, and a reserve goes to sentences that look like an attack on the model: they are
-the least central of all, so nothing else would keep them.
+embedding. Safety and personal data read the full text. A domain is read off a mean over words, and
+an even sample tells a mean best: sentences chosen for being central or rare (TextRank, TF-IDF) come
+from few places of the text, and domains are read worse from them. The first three and last two
+sentences are kept besides, and a reserve goes to sentences that look like an attack on the model:
+an even sample mostly misses them.
 
-Time grows with the length alone: the words in common are a sparse matrix of sentences and words,
-and no two sentences are ever compared.
+Time grows with the length alone: no two sentences are ever compared.
 """
 
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.segments import Ints, Segments, split
+from kernels.segments import Segments, split
 from kernels.signals import suspicion
 
 Values = NDArray[np.float64]
@@ -27,17 +26,25 @@ MAX_CHARS = 1_048_576
 """Characters that are read: of a longer text the first and the last half of them."""
 FIRST = 3
 LAST = 2
-WEIGHTS = {"textrank": 0.20, "position": 0.40, "tfidf": 0.35, "novelty": 0.05}
+PART = 16
+"""Tokens that a sentence from all over the text may take, more in a short text; then its start."""
+LEAST = 4
+"""Tokens that are worth another start of a sentence."""
+POINTS = 2_048
+"""Places of the text that are tried: of the sentences there most find none in the budget."""
 WORTH_KEEPING = 0.1
 """The suspicion below which a sentence gets nothing from the reserve."""
 
-LONGEST_PART = 48
+LONGEST_PART = 24
 """Tokens that one sentence may take of the reserve; of a longer one the start is kept."""
 
+KEY_WORDS = 14
+STARTS = 4
+START = 12
+"""Tokens of each start of a sentence that :func:`telling` gives."""
+
 _SLOT_BITS = 15
-_ROUNDS = 5
-_DAMPING = 0.85
-_FEW_WORDS = 3
+_GOLDEN = (5**0.5 - 1) / 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +103,11 @@ def compress_segments(
         chosen.add(index, (budget - reserve) // len(ends))
     scores = suspicion.score(segments) if suspicions is None else suspicions
     reserved = _reserve(chosen, scores, reserve)
-    spare = budget - chosen.tokens
-    # A sentence is at least a token, so no more of them can find a place.
-    for index in np.argsort(-_values(segments), kind="stable")[: len(ends) + 4 * spare].tolist():
-        chosen.add(index, budget - chosen.tokens, whole=True)
+    level = _level(segments, budget)
+    for index in _evenly(segments):
+        if budget - chosen.tokens < LEAST:
+            break
+        chosen.add(index, level)
     kept = tuple(sorted(chosen.pieces))
     text = "".join(chosen.pieces[index] for index in kept).rstrip()
     return Compressed(text, kept, reserved, len(segments), chosen.tokens, before)
@@ -115,14 +123,18 @@ class _Chosen:
         self._costs = segments.tokens
         self._budget = budget
 
-    def add(self, index: int, limit: int, *, whole: bool = False) -> bool:
-        """Keep a sentence, or as much of its start as ``limit`` tokens hold unless ``whole``."""
-        cost = int(self._costs[index])
+    def add(self, index: int, limit: int) -> bool:
+        """Keep a sentence, or as much of its start as ``limit`` tokens hold."""
         limit = min(limit, self._budget - self.tokens)
-        if index in self.pieces or limit <= 0 or (whole and cost > limit):
+        if index in self.pieces or limit <= 0:
             return False
-        raw = self.segments.slice(int(self.segments.starts[index]), int(self.segments.ends[index]))
-        piece, cost = (raw.strip(), cost) if cost <= limit else _shorten(raw.strip(), cost, limit)
+        start, end = int(self.segments.starts[index]), int(self.segments.ends[index])
+        raw, cost = self.segments.slice(start, end), int(self._costs[index])
+        piece = raw.strip()
+        if cost > limit:
+            until, fitting = self.segments.start_of(index, limit)
+            piece = self.segments.slice(start, until).strip()
+            piece, cost = (piece, fitting) if fitting else _shorten(raw.strip(), cost, limit)
         if not piece:
             return False
         self.pieces[index] = piece + ("\n" if raw.endswith("\n") else " ")
@@ -131,7 +143,7 @@ class _Chosen:
 
 
 def _shorten(piece: str, cost: int, limit: int) -> tuple[str, int]:
-    """As much of the start as ``limit`` tokens hold, about, and what that costs."""
+    """As much of a long word's start as ``limit`` tokens hold, about, and what that costs."""
     while piece and cost > limit:
         piece = piece[: min(len(piece) - 1, len(piece) * limit // cost)].rstrip()
         cost = int(split(piece).tokens.sum())
@@ -150,70 +162,74 @@ def _reserve(chosen: _Chosen, scores: Values, reserve: int) -> tuple[int, ...]:
     return tuple(kept)
 
 
-def _values(segments: Segments) -> Values:
-    """The value of each sentence ``(n,)``."""
+def telling(segments: Segments) -> str:
+    """About 64 tokens of a text for an encoder that reads no more: its key words, then its ends.
+
+    :data:`KEY_WORDS` words, of which longer and more frequent ones come first, and the starts of
+    the first sentence, the last one and two between. A text's first 64 tokens tell its subject
+    far less surely: they are of one place. The empty text gives the empty string.
+    """
     count = len(segments)
+    between = [index for index in _evenly(segments) if 0 < index < count - 1][: STARTS - 2]
+    found = [" ".join(_key_words(segments))]
+    for index in sorted({*range(min(1, count)), *between, *range(max(0, count - 1), count)}):
+        until, _ = segments.start_of(index, START)
+        found.append(segments.slice(int(segments.starts[index]), until).strip())
+    return ". ".join(one for one in found if one)
+
+
+def _key_words(segments: Segments) -> list[str]:
+    """The words that count most by length and frequency, in lower case, each once."""
     slots = (segments.words >> np.uint64(64 - _SLOT_BITS)).astype(np.intp)
-    owner = segments.owner
-    often = np.bincount(slots, minlength=1 << _SLOT_BITS)
-    rarity = np.log((len(slots) + 1) / (often + 1.0))
-    weights = rarity[slots]
-    squares = np.bincount(owner, weights**2, count)
-    matrix = _Matrix(owner, slots, weights / np.sqrt(np.maximum(squares, 1e-12))[owner], count)
-    lengths = np.bincount(owner, minlength=count)
-    parts = {
-        "textrank": matrix.textrank(),
-        "position": np.abs(np.linspace(-1.0, 1.0, count)),
-        # A mean over the words, but of a sentence of few words less than that.
-        "tfidf": np.bincount(owner, weights, count) / (lengths + _FEW_WORDS),
-        "novelty": matrix.novelty(),
-    }
-    total = np.zeros(count)
-    for name, values in parts.items():
-        total += WEIGHTS[name] * _scaled(values)
-    return total
+    worth = np.zeros(1 << _SLOT_BITS)
+    worth[slots] = _lengths(segments)
+    worth *= np.log1p(np.bincount(slots, minlength=1 << _SLOT_BITS))
+    place = np.zeros(1 << _SLOT_BITS, np.intp)
+    place[slots[::-1]] = np.arange(len(slots))[::-1]
+    best = np.argsort(-worth, kind="stable")[:KEY_WORDS]
+    found = place[best[worth[best] > 0]].tolist()
+    starts, ends = segments.word_starts, segments.word_ends
+    return [segments.slice(int(starts[one]), int(ends[one])).lower() for one in found]
 
 
-@dataclass(frozen=True, slots=True)
-class _Matrix:
-    """Sentences × words, sparse, with rows of length about 1: a word's repeats stay apart."""
+def _lengths(segments: Segments) -> Values:
+    """0 to 1 by each word's length ``(w,)``: short words are of every subject, and so are numbers.
 
-    owner: Ints
-    slots: NDArray[np.intp]
-    weights: Values
-    count: int
-
-    def columns(self, rows: Values) -> Values:
-        """The transposed matrix times a value for each sentence."""
-        weights = self.weights * rows[self.owner]
-        return np.bincount(self.slots, weights, 1 << _SLOT_BITS).astype(np.float64, copy=False)
-
-    def rows(self, columns: Values) -> Values:
-        """The matrix times a value for each word."""
-        weights = self.weights * columns[self.slots]
-        return np.bincount(self.owner, weights, self.count).astype(np.float64, copy=False)
-
-    def textrank(self) -> Values:
-        """PageRank over sentences, an edge's weight being the words two have in common."""
-        own = np.bincount(self.owner, self.weights**2, self.count)
-        ones = np.ones(self.count)
-        degree = np.maximum(self.rows(self.columns(ones)) - own, 1e-9)
-        rank = ones
-        for _ in range(_ROUNDS):
-            given = rank / degree
-            rank = 1.0 - _DAMPING + _DAMPING * (self.rows(self.columns(given)) - own * given)
-        return rank
-
-    def novelty(self) -> Values:
-        """1 − cosine to the sum of all sentences."""
-        centre = self.columns(np.ones(self.count))
-        length = float(np.sqrt((centre**2).sum()))
-        return 1.0 - self.rows(centre) / max(length, 1e-12)
+    A Chinese, Japanese or Korean character is a word, so its length says nothing.
+    """
+    first = np.frombuffer(segments.data, np.uint8)[segments.word_starts]
+    found: Values = np.clip((segments.word_ends - segments.word_starts - 3) / 6.0, 0.0, 1.0)
+    found[(first >= 0xE3) & (first <= 0xED)] = 0.5
+    found[first - 48 < 10] = 0.0
+    return found
 
 
-def _scaled(values: Values) -> Values:
-    low, high = float(values.min()), float(values.max())
-    return (values - low) / (high - low) if high > low else np.zeros_like(values)
+def _level(segments: Segments, budget: int) -> int:
+    """How many tokens of every sentence the budget holds: :data:`PART` at least."""
+    tokens = segments.tokens
+    if int(np.minimum(tokens, PART).sum()) >= budget:
+        return PART
+    levels = np.arange(PART, int(tokens.max()) + 1)
+    return int(levels[np.minimum(tokens[:, None], levels).sum(axis=0) <= budget][-1])
+
+
+def _evenly(segments: Segments) -> list[int]:
+    """Sentences from all over the text, whatever their number: no two have the same words.
+
+    The points k / golden ratio, modulo 1, leave no wide gap after any number of them, and no
+    pattern that comes again and again in the text falls in step with them (Weyl 1916).
+    """
+    count = len(segments)
+    if not count:
+        return []
+    points = np.arange(POINTS) * _GOLDEN % 1.0
+    visited = np.minimum(points * count, count - 1).astype(np.intp)
+    bounds = np.searchsorted(segments.owner, np.arange(count + 1))
+    sums = np.concatenate((np.zeros(1, np.uint64), np.cumsum(segments.words)))
+    said = sums[bounds[1:]] - sums[bounds[:-1]]
+    _, first = np.unique(said[visited], return_index=True)
+    found: list[int] = visited[np.sort(first)].tolist()
+    return found
 
 
 def _last(count: int) -> range:

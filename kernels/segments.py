@@ -105,11 +105,34 @@ class Segments:
     @cached_property
     def tokens(self) -> Ints:
         """Estimated tokens of each sentence ``(n,)``: see :func:`estimate_tokens`."""
-        lengths = self.word_ends - self.word_starts
+        inside = np.bincount(self.owner, self._pieces, len(self)).astype(np.int64)
+        bounds = np.append(self.starts, len(self.data))
+        found: Ints = inside + np.diff(np.searchsorted(self._marks, bounds))
+        return found
+
+    def start_of(self, index: int, limit: int) -> tuple[int, int]:
+        """The offset up to which ``limit`` tokens hold a sentence's first words, and their tokens.
+
+        Where not even one word fits this is the sentence's own start, and 0.
+        """
+        low, high = np.searchsorted(self.owner, (index, index + 1))
+        begin, ends = int(self.starts[index]), self.word_ends[low:high]
+        marks = np.searchsorted(self._marks, ends) - np.searchsorted(self._marks, begin)
+        costs = np.cumsum(self._pieces[low:high]) + marks
+        fit = int(np.searchsorted(costs, limit, side="right"))
+        return (int(ends[fit - 1]), int(costs[fit - 1])) if fit else (begin, 0)
+
+    @cached_property
+    def _pieces(self) -> Ints:
+        """Estimated tokens of each word ``(w,)``."""
         digits = np.frombuffer(self.data, np.uint8)[self.word_starts] - 48 < 10
-        pieces = 1 + (lengths - 1) // np.where(digits, 3, 7)
-        inside = np.bincount(self.owner, pieces, len(self)).astype(np.int64)
-        return inside + _marks(self)
+        found: Ints = 1 + (self.word_ends - self.word_starts - 1) // np.where(digits, 3, 7)
+        return found
+
+    @cached_property
+    def _marks(self) -> Ints:
+        """Where the bytes are that are neither word nor space."""
+        return np.flatnonzero(np.frombuffer(self.data.translate(_MARK), np.bool_))
 
 
 def split(text: str) -> Segments:
@@ -245,10 +268,3 @@ def _cut_long(bounds: Ints, raw: NDArray[np.uint8], word_starts: Ints) -> Ints:
     for _ in range(3):
         wanted = wanted + ((raw[np.minimum(wanted, len(raw) - 1)] & 0xC0) == 0x80)
     return np.unique(np.concatenate((bounds, np.minimum(wanted, len(raw)))))
-
-
-def _marks(segments: Segments) -> Ints:
-    """How many bytes of each sentence are neither word nor space."""
-    at = np.flatnonzero(np.frombuffer(segments.data.translate(_MARK), np.bool_))
-    found: Ints = np.diff(np.searchsorted(at, np.append(segments.starts, len(segments.data))))
-    return found

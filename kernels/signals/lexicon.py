@@ -23,15 +23,16 @@ WORDS: dict[str, str] = {
     "rules": """instruction instructions rule rules guideline guidelines policy policies prompt
         prompts restriction restrictions constraint constraints directive directives limitation
         limitations filter filters safeguard safeguards guardrail guardrails protocol protocols
-        programming programmed command commands order orders boundaries censorship moderation
-        compliance regulations norms training anweisung anweisungen regeln règles consignes
-        instrucciones reglas instruções regras istruzioni regole инструкции правила""",
+        programming programmed command commands order orders boundaries censorship censored
+        moderation compliance regulations norms training anweisung anweisungen regeln règles
+        consignes instrucciones reglas instruções regras istruzioni regole инструкции правила""",
     "prior": """previous prior above preceding earlier former foregoing original initial existing
         all any every bisherigen vorherigen précédentes anteriores precedenti предыдущие""",
     "role": """pretend pretends pretending act acts acting roleplay roleplaying role simulate
         simulates simulating simulation simulator impersonate persona character characters
-        imagine behave embody emulate portray hypothetical hypothetically fictional fictitious
-        mode""",
+        imagine behave embody emulate portray portrays imitate imitates imitating mimic mimics
+        personify personas roleplays impersonates impersonating hypothetical hypothetically
+        fictional fictitious mode""",
     "model": """ai ais chatgpt gpt gpt3 gpt4 assistant chatbot chatbots bot bots llm llms openai
         claude gemini llama copilot anthropic dan jailbreak jailbreaks jailbroken""",
     "free": """unrestricted uncensored unfiltered unlimited limitless amoral unbiased unethical
@@ -42,7 +43,8 @@ WORDS: dict[str, str] = {
         unable consent moralize inappropriate denies deny""",
     "taboo": """illegal illegally immoral immorality unethical ethics ethical ethicality morals
         morality moral legality harmful offensive nsfw explicit dangerous violent violence hateful
-        controversial taboo sexual sexually obscene vulgar profanity profane curse swear swearing
+        controversial taboo sexual sexually obscene obscenities profanities insult insults slurs
+        cursing swears vulgar profanity profane curse swear swearing
         racist sexist rude malicious inappropriate adult gore""",
     "you": "you your yourself yours u ur du dein deine tu vous votre tú usted você ты вы",
     "must": """must always never should shall will only now immediately can cannot allowed
@@ -69,13 +71,14 @@ PAIRS: dict[str, str] = {
     "turn": """from now,you are,you will,are now,act as,acting as,pretend to,pretend you,stay in,in
         character,do anything,anything now,do not,don t,can t,role of,play the,want you,new
         instructions,your new,going to,you must,you can,your name,you have,no longer,will be""",
-    "open": """no restrictions,no limits,no rules,no limitations,no filters,no filter,no ethical,no
-        moral,no longer,never refuse,never refuses,not refuse,without any,any restrictions,any
-        rules,any ethical,developer mode,dan mode,god mode,jailbreak mode,system prompt,your
-        instructions,your rules,your guidelines,your programming,your training,content policy,
-        safety guidelines,previous instructions,prior instructions,above instructions,
-        as an,free from,break free,stay in,in character,break character,everything above,
-        text above,the above,instructions above,no matter""",
+    "open": """no restrictions,no limits,no limit,no rules,no limitations,no filters,no filter,
+        no censorship,no ethics,no ethical,no morals,no moral,not care,have opinions,own opinions,
+        any limits,any limitations,any filters,any censorship,any warnings,no longer,never refuse,
+        never refuses,not refuse,without any,any restrictions,any rules,any ethical,developer mode,
+        dan mode,god mode,jailbreak mode,system prompt,your instructions,your rules,your guidelines,
+        your programming,your training,content policy,safety guidelines,previous instructions,
+        prior instructions,above instructions,as an,free from,break free,stay in,in character,
+        break character,everything above,text above,the above,instructions above,no matter""",
     "machine": """language model,large language,the model,ai model,artificial intelligence,chat
         bot,open ai,an ai,the assistant,an assistant,the user,the users""",
 }

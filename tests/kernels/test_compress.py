@@ -2,6 +2,7 @@
 
 import random
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -92,12 +93,71 @@ def test_without_a_reserve_a_suspicious_sentence_vanishes():
     assert ATTACK not in compress(" ".join(lines), reserve=0).text
 
 
-def test_of_neighbours_the_sentence_with_the_rarer_words_is_worth_more():
-    common = "It is what it is and that is what it is."
-    telling = "Photosynthesis converts carbon dioxide into glucose within chloroplasts."
-    values = module._values(split(" ".join([common] * 40 + [telling] + [common] * 40)))
-    assert values[40] > max(values[39], values[41])
-    assert values[0] > values[20] < values[80]
+@pytest.mark.parametrize("sentences", [30, 60, 600])
+def test_the_budget_is_used_whatever_the_text_s_length(sentences):
+    found = compress(" ".join(prose(sentences, 4)), budget=200)
+    assert found.tokens_before > 200
+    assert found.tokens > 180
+
+
+def test_what_is_left_is_of_all_parts_of_the_text():
+    sentences = 4_000
+    found = compress(" ".join(prose(sentences, 6)), reserve=0)
+    inner = np.array(found.kept[module.FIRST : -module.LAST])
+    held = np.histogram(inner, bins=8, range=(0, sentences))[0]
+    assert held.min() >= len(inner) // 8 - 2
+
+
+@pytest.mark.parametrize("period", [2, 3, 5, 8, 11, 13])
+def test_of_a_pattern_that_comes_again_each_part_is_kept(period):
+    lines = [f"Kind {'abcdefghijklmn'[i % period]} of line number {i}." for i in range(2_000)]
+    kept = compress("\n".join(lines), reserve=0).kept[module.FIRST : -module.LAST]
+    assert {index % period for index in kept} == set(range(period))
+
+
+def test_a_sentence_that_comes_again_is_kept_once():
+    lines = prose(40, 7)
+    common = "The same remark stands after each of the sentences here."
+    text = " ".join(f"{line} {common}" for line in lines * 20)
+    ends = module.FIRST + module.LAST  # which are kept as they are
+    assert compress(text, reserve=0).text.count(common) <= ends
+    assert len(set(compress(text, reserve=0).text.split(". "))) > 20
+
+
+def test_of_long_sentences_the_starts_are_kept():
+    words = ["glacier", "river", "planet", "treaty", "engine"]
+    lines = [" ".join(words[(i + j) % 5] + f"{i}x" for j in range(12)) + "." for i in range(400)]
+    found = compress(" ".join(lines), reserve=0)
+    inner = found.kept[module.FIRST : -module.LAST]
+    assert len(inner) > 10
+    for index in inner:
+        start = lines[index][:20]
+        assert start in found.text
+
+
+def test_what_an_encoder_is_given_holds_the_key_words_and_both_ends():
+    lines = prose(900, 8)
+    lines[::3] = [f"Photosynthesis feeds plants of kind {i}." for i in range(300)]
+    lines[0], lines[-1] = "Please sum up this report.", "Which of these is true?"
+    told = module.telling(split(" ".join(lines)))
+    assert told.startswith("photosynthesis")
+    assert "Please sum up" in told
+    assert told.endswith("Which of these is true")
+    words = told.split(". ", 1)[0].split()
+    assert len(set(words)) == len(words) <= module.KEY_WORDS
+
+
+@given(ANY_TEXT, st.integers(1, 40))
+@settings(deadline=None)
+def test_of_any_text_an_encoder_is_given_little(text, times):
+    told = module.telling(split(text * times))
+    most = module.STARTS * (module.START + 1)
+    assert estimate_tokens(told) <= most + module.KEY_WORDS * 50
+
+
+def test_an_encoder_is_given_nothing_of_the_empty_text():
+    assert module.telling(split("")) == ""
+    assert module.telling(split("One sentence.")) == "sentence. One sentence"
 
 
 @pytest.mark.parametrize(("budget", "reserve"), [(15, 0), (512, -1), (512, 513)])

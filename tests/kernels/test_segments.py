@@ -98,3 +98,22 @@ def test_words_of_different_letters_rarely_share_a_hash():
     draw = random.Random(2)
     words = {"".join(draw.choices(string.ascii_lowercase, k=8)) for _ in range(50_000)}
     assert len(np.unique(hash_words(sorted(words)))) == len(words)
+
+
+@given(ANY_TEXT | REPEATED, st.integers(0, 60))
+def test_the_start_of_a_sentence_holds_as_many_words_as_are_paid_for(text, limit):
+    found = split(text)
+    for index in range(min(len(found), 5)):
+        until, cost = found.start_of(index, limit)
+        start = int(found.starts[index])
+        assert start <= until <= int(found.ends[index])
+        assert cost <= min(limit, int(found.tokens[index]))
+        assert (cost == 0) == (until == start)
+        assert estimate_tokens(found.slice(start, until)) == cost
+
+
+def test_the_start_of_a_sentence_ends_with_a_word():
+    found = split("Rivers, lakes and extraordinary glaciers remain.")
+    until, cost = found.start_of(0, 7)
+    assert (found.slice(0, until), cost) == ("Rivers, lakes and extraordinary", 6)
+    assert found.start_of(0, 100) == (len("Rivers, lakes and extraordinary glaciers remain"), 9)
