@@ -42,7 +42,7 @@ def cast_of(connection: sa.Connection, policy_id: UUID, champion: int) -> Cast:
     Experiments hold their parts of the traffic; the canary is drawn from what they leave.
     """
     splits = [_experiment(row.spec) for row in _experiments(connection, policy_id)]
-    shadows = _watching(connection, policy_id)
+    shadows = list(watching(connection, policy_id).values())
     release = releases.running_release(connection, policy_id)
     if release is not None:
         stage = release.plan["stages"][release.stage]
@@ -81,7 +81,7 @@ def roles(connection: sa.Connection, policy_id: UUID) -> dict[int, str]:
     A version may be retired, or a candidate that waits, and still watch by an alias or decide for
     an experiment's units. Of several roles the one that decides for more by itself is named.
     """
-    found = dict.fromkeys(_watching(connection, policy_id), SHADOW)
+    found = dict.fromkeys(watching(connection, policy_id).values(), SHADOW)
     for row in _experiments(connection, policy_id):
         for variant in _experiment(row.spec).variants:
             if variant.version is not None:
@@ -119,10 +119,10 @@ def canary(number: int, version: int, share: float, unit: str) -> Split:
     )
 
 
-def _watching(connection: sa.Connection, policy_id: UUID) -> list[int]:
+def watching(connection: sa.Connection, policy_id: UUID) -> dict[str, int]:
     """The versions that watch by an alias, in the aliases' order."""
-    found = [versions.find_alias(connection, policy_id, alias) for alias in SHADOWS]
-    return [one[0] for one in found if one is not None]
+    found = versions.list_aliases(connection, policy_id)
+    return {alias: found[alias] for alias in SHADOWS if alias in found}
 
 
 def _experiments(connection: sa.Connection, policy_id: UUID) -> Sequence[releases.StoredExperiment]:

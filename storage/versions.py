@@ -212,6 +212,14 @@ def find_alias(connection: sa.Connection, policy_id: UUID, alias: str) -> tuple[
     return (row.version, row.revision) if row else None
 
 
+def list_aliases(connection: sa.Connection, policy_id: UUID) -> dict[str, int]:
+    """All aliases of a policy: the version that each names."""
+    rows = connection.execute(
+        sa.select(aliases.c.alias, aliases.c.version).where(aliases.c.policy_id == policy_id)
+    )
+    return {row.alias: row.version for row in rows}
+
+
 def put_alias(
     connection: sa.Connection,
     policy_id: UUID,

@@ -24,7 +24,6 @@ from controlplane.api.policies import SHOWN, status_of
 from controlplane.api.releases import row_of
 from controlplane.api.runtime import Api, Runtime, now
 from controlplane.api.versions import verdicts_of
-from controlplane.lineups import SHADOWS
 from controlplane.publishing import EVALUATION
 from storage import edges, policies, releases, versions
 from storage.policies import StoredPolicy
@@ -176,7 +175,6 @@ def card(connection: sa.Connection, policy: StoredPolicy) -> Card:
     status = status_of(connection, policy)
     said = verdicts_of(connection, policy, limit=MAX_VERDICTS)
     champion = status.champion.version if status.champion else 0
-    watching = {alias: versions.find_alias(connection, policy.id, alias) for alias in SHADOWS}
     rows = versions.list_versions(connection, policy.id, limit=MAX_VERSIONS)
     return Card(
         policy=policy,
@@ -187,7 +185,7 @@ def card(connection: sa.Connection, policy: StoredPolicy) -> Card:
         versions=lineups.as_they_stand(rows, lineups.roles(connection, policy.id)),
         candidates=frozenset(row["number"] for row in rows if row["state"] == "candidate"),
         learner=versions.learners_of(connection, policy.id, [champion]).get(champion, ""),
-        shadows={alias: found[0] for alias, found in watching.items() if found},
+        shadows=lineups.watching(connection, policy.id),
         verdicts=[judgement(verdict) for verdict in said],
         release=next(map(row_of, releases.list_releases(connection, policy.id, limit=1)), None),
         experiments=experiment_cards.cards(connection, policy),
