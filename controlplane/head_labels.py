@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from controlplane.config import PolicyConfig, SourcesConfig
 from controlplane.heads_config import HeadConfig
-from learners.grades import Grades
+from learners.grades import Grades, sums
 from learners.head_bank import vector_of
 from learners.head_training import UNKNOWN, Labelled
 from learners.influence import cap
@@ -189,13 +189,13 @@ def weighed(told: Sequence[Told], head: HeadConfig, bound: float) -> Weighed:
     grades = Grades((len(names), len(speakers)), label, source, nothing, weight, nothing * np.nan)
     left = cap(grades, bound).weight
     held = grades.totals(left, np.ones(len(row), dtype=np.bool_))
-    every = np.bincount(label, left, len(names))
+    every = sums(label, left, len(names))
     most = None
     if held.size:
         share = held / np.where(every > 0, every, 1.0)[:, None]
         at, who = np.unravel_index(int(share.argmax()), share.shape)
         most = Sway(names[at], speakers[who], float(share[at, who]))
-    return Weighed(np.bincount(row, left, len(told)), most)
+    return Weighed(sums(row, left, len(told)), most)
 
 
 def rows(told: Sequence[Told], weight: Floats, found: Vectors, size: int) -> Labelled:

@@ -119,8 +119,14 @@ class Attempt:
     memory: Memory | None = None
 
 
-def plan(ground: Ground, told: Sequence[Told]) -> Plan:
-    """Part labels, oldest first, into what trains and what judges; find what is known already."""
+def plan(ground: Ground, told: Sequence[Told], learnt: bytes | None = None) -> Plan:
+    """Part labels into what trains and what judges, and find what is known already.
+
+    Args:
+        ground: what the training stands on.
+        told: all labels that it reads, oldest first, at least one.
+        learnt: what the newest version keeps to learn on from.
+    """
     head, n = ground.head, len(told)
     cut = max(round(n * (1 - head.share)), n - MOST_JUDGED)
     first = cut
@@ -129,7 +135,7 @@ def plan(ground: Ground, told: Sequence[Told]) -> Plan:
         to = ground.serving.trained_to
         first = max(cut, next((at for at, one in enumerate(told) if one.decision_id > to), n))
     older, newer = (_weighed(ground, part) for part in (told[:cut], told[first:]))
-    memory = _memory(ground)
+    memory = _memory(ground, learnt)
     places = head_memory.fresh(memory, older.told, older.weight) if memory else None
     known, fresh = (None, older) if places is None else (memory, older.of(places))
     return Plan(older, newer, fresh, known, n, told[-1].decision_id)
@@ -202,8 +208,7 @@ def _labels_of(part: Part) -> Labelled:
     )
 
 
-def _memory(ground: Ground) -> Memory | None:
-    newest = ground.newest
-    if newest is None or newest.learnt is None or not served_heads.stands(newest, ground.head):
+def _memory(ground: Ground, learnt: bytes | None) -> Memory | None:
+    if learnt is None or not served_heads.stands(ground.newest, ground.head):
         return None
-    return head_memory.load(newest.learnt, ground.head)
+    return head_memory.load(learnt, ground.head)

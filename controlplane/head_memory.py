@@ -1,8 +1,8 @@
 """What a head's version has learnt from, so that the next one learns on: kept beside the version.
 
 The next version goes on from there with the labels that came since. It begins anew where there is
-nothing to go on from, while labels are few, where their number has doubled since it last began (its
-penalty was chosen for fewer), and where a label that was learnt was changed, taken back or weighs
+nothing to go on from, while labels are few, where they are half as many more as when it last began
+(its penalty was chosen for fewer), and where a label that was learnt was changed, taken back or weighs
 otherwise now: nothing that was learnt is ever unlearnt. Labels older than the oldest that are read
 are forgotten slowly, as others come in their place.
 """
@@ -23,7 +23,7 @@ from learners.heads import HeadKind
 
 ANEW_BELOW = 500
 """Labels that train: fewer are learnt anew each time, which takes no longer."""
-ANEW_AT = 2.0
+ANEW_AT = 1.5
 """Growth of the labels that train since the head began, as a factor."""
 _ALIKE = 1e-9
 

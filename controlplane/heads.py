@@ -155,7 +155,8 @@ def _attempt(
         told = head_labels.read(connection, policy_id, config, head)
         if not told:
             return None  # taken back meanwhile
-        plan = head_learning.plan(ground, told)
+        learnt = heads.find_learnt(connection, policy_id, head.name, ground.number)
+        plan = head_learning.plan(ground, told, learnt)
         vectors = head_labels.vectors(connection, policy_id, head, plan.ids)
     plan = plan.without(set(plan.ids) - vectors.keys())
     return ground, head_learning.learn(ground, plan, vectors)

@@ -16,6 +16,7 @@ Json = dict[str, Any]
 CANDIDATE, SERVING, RETIRED, REFUSED = "candidate", "serving", "retired", "refused"
 REVERTED = "reverted"
 BATCH = 1_000
+_PLAIN = [column for column in heads.c if column.name != "learnt"]
 NONE = UUID(int=0)
 """Before every decision."""
 
@@ -65,8 +66,8 @@ class StoredHead:
     """An immutable trained head with what its gate said; only ``state`` and ``served_at`` change.
 
     ``trained_to`` and ``judged_to`` are the newest decisions that trained and that judged;
-    ``labels`` is how many both were. ``learnt`` is what the next version learns on from, which
-    only the newest one keeps; None where it begins anew.
+    ``labels`` is how many both were. ``learnt`` is what the next version learns on from; only the
+    newest one keeps it, and it is read by :func:`find_learnt` alone.
     """
 
     policy_id: UUID
@@ -214,6 +215,12 @@ def newest_head(connection: sa.Connection, policy_id: UUID, name: str) -> Stored
     return _one(connection, _of(policy_id, name))
 
 
+def find_learnt(connection: sa.Connection, policy_id: UUID, name: str, number: int) -> bytes | None:
+    """What the version after this one learns on from; None where it begins anew."""
+    query = sa.select(heads.c.learnt).where(_of(policy_id, name) & (heads.c.number == number))
+    return connection.scalars(query).one_or_none()
+
+
 def serving_head(connection: sa.Connection, policy_id: UUID, name: str) -> StoredHead | None:
     """The version that serves."""
     return _one(connection, _of(policy_id, name) & (heads.c.state == SERVING))
@@ -224,7 +231,7 @@ def displaced_head(
 ) -> StoredHead | None:
     """Whom a version displaced that serves since ``served_at``: the last that served before it."""
     before = (heads.c.state == RETIRED) & (heads.c.served_at < served_at)
-    query = sa.select(heads).where(_of(policy_id, name) & before)
+    query = sa.select(*_PLAIN).where(_of(policy_id, name) & before)
     query = query.order_by(heads.c.served_at.desc(), heads.c.number.desc()).limit(1)
     row = connection.execute(query).mappings().one_or_none()
     return StoredHead(**row) if row else None
@@ -232,12 +239,12 @@ def displaced_head(
 
 def serving_heads(connection: sa.Connection, policy_id: UUID) -> list[StoredHead]:
     """The versions of a policy's heads that serve, by name."""
-    query = sa.select(heads).where(heads.c.policy_id == policy_id, heads.c.state == SERVING)
+    query = sa.select(*_PLAIN).where(heads.c.policy_id == policy_id, heads.c.state == SERVING)
     rows = connection.execute(query.order_by(heads.c.name)).mappings()
     return [StoredHead(**row) for row in rows]
 
 
-_LISTED = [column for column in heads.c if column.name not in {"tensors", "learnt"}]
+_LISTED = [column for column in _PLAIN if column.name != "tensors"]
 
 
 def list_heads(
@@ -303,7 +310,7 @@ def _of(policy_id: UUID, name: str) -> sa.ColumnElement[bool]:
 
 
 def _one(connection: sa.Connection, where: sa.ColumnElement[bool]) -> StoredHead | None:
-    query = sa.select(heads).where(where).order_by(heads.c.number.desc()).limit(1)
+    query = sa.select(*_PLAIN).where(where).order_by(heads.c.number.desc()).limit(1)
     row = connection.execute(query).mappings().one_or_none()
     return StoredHead(**row) if row else None
 

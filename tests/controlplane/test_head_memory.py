@@ -48,7 +48,7 @@ def test_labels_that_left_the_window_are_not_missed() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", ["said otherwise", "weighs otherwise", "taken back", "doubled", "few"]
+    "change", ["said otherwise", "weighs otherwise", "taken back", "grown by half", "few"]
 )
 def test_what_was_learnt_and_is_no_longer_so_begins_anew(change: str) -> None:
     older, weight = list(TOLD[: N + 50]), ONES[: N + 50].copy()
@@ -58,7 +58,7 @@ def test_what_was_learnt_and_is_no_longer_so_begins_anew(change: str) -> None:
         weight[3] = 0.5
     elif change == "taken back":
         older, weight = older[:3] + older[4:], weight[1:]
-    elif change == "doubled":
+    elif change == "grown by half":
         older, weight = TOLD, ONES
     else:
         older, weight = older[: ANEW_BELOW - 1], weight[: ANEW_BELOW - 1]

@@ -452,8 +452,9 @@ def test_a_head_learns_on_from_its_version_before(engine: sa.Engine) -> None:
     assert evaluate(load(second), FRESH, LABELS).log_loss < 0.5 * np.log(2)
     # Only the newest version keeps what it learnt on from.
     with engine.begin() as connection:
-        kept = [stored.find_head(connection, at.policy_id, "topic", n) for n in (1, 2)]
-    assert [one is not None and one.learnt is not None for one in kept] == [False, True]
+        kept = [stored.find_learnt(connection, at.policy_id, "topic", n) for n in (1, 2)]
+    assert kept == [None, second.learnt]
+    assert second.learnt is not None
 
 
 def test_a_label_that_is_changed_after_it_was_learnt_has_the_head_begin_anew(
