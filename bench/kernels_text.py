@@ -10,7 +10,6 @@ import gzip
 import json
 import random
 import sys
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import thread_time
@@ -18,6 +17,7 @@ from time import thread_time
 import numpy as np
 from numpy.typing import NDArray
 
+from bench import kernels_domains
 from bench.measure import Measure, at_most, main
 from bench.tables import folder
 from edge.chat import read_chat
@@ -40,7 +40,7 @@ def run(quick: bool) -> list[Measure]:  # noqa: FBT001 — the one switch of eve
     found = [*_compression(documents, rounds), *_tier(documents[32_000], rounds), *_intake(rounds)]
     if folder() is not None:
         found += _planted(texts, draw, 40 if quick else 150)
-        found += _domains(draw, 60 if quick else 150)
+        found += kernels_domains.run(quick)
         found.append(_personal())
     return found
 
@@ -233,7 +233,9 @@ def _plantings() -> list[_Planting]:
     attacks = [one for one in attacks if one]
     benign = [one for row in rows if row["label"] == "benign" for one in _sentences(row["text"])]
     learnt = [one for sentences in attacks[::2] for one in sentences][:1_000]
-    weights = _fit(learnt + benign[:1_000], [1.0] * len(learnt) + [-1.0] * len(benign[:1_000]))
+    weights = kernels_domains.fit(
+        learnt + benign[:1_000], [1.0] * len(learnt) + [-1.0] * len(benign[:1_000])
+    )
     judged = attacks[1::2]
     most = [[max(one, key=lambda s: float(grams.read(s) @ weights[:, 0]))] for one in judged]
     passages = [one[at : at + 3] for one in judged for at in range(0, len(one), 5)]
@@ -267,50 +269,6 @@ def _with(document: str, passage: list[str], draw: random.Random) -> str:
 def _holds(left: str, passage: list[str]) -> bool:
     """Whether a sentence of the passage is there, at least its first 40 characters."""
     return any(one[:40] in left for told in passage for one in (_sentences(told) or [told]))
-
-
-def _fit(said: Sequence[str], targets: Sequence[float] | Matrix) -> Matrix:
-    """Ridge regression on grams, by its dual form ``(size, classes)``."""
-    x = np.array([grams.read(one) for one in said], np.float64)
-    y = np.asarray(targets, np.float64).reshape(len(x), -1)
-    found: Matrix = x.T @ np.linalg.solve(x @ x.T + np.eye(len(x)), y)
-    return found
-
-
-def _domains(draw: random.Random, count: int) -> list[Measure]:
-    """A classifier of short prompts asked about long ones of the same domain."""
-    found = []
-    tables = (("guard_domain", "text", "label"), ("mmlu_pro.queries", "query_text", "domain"))
-    for name, column, key in tables:
-        rows = [row for row in _rows(name) if row[key] != "ood"]
-        draw.shuffle(rows)
-        classes = sorted({row[key] for row in rows})
-        learnt = rows[:1_500]
-        targets = np.eye(len(classes))[[classes.index(row[key]) for row in learnt]]
-        weights = _fit([row[column] for row in learnt], targets)
-        held: dict[str, list[str]] = defaultdict(list)
-        for row in rows[1_500:]:
-            held[row[key]].append(row[column])
-        for tokens in (2_000, 8_000, 32_000):
-            full = short = 0
-            for number in range(count):
-                own = number % len(classes)
-                document = _document(held[classes[own]], tokens, draw)
-                full += int(np.argmax(grams.read(document) @ weights)) == own
-                short += int(np.argmax(grams.read(compress(document).text) @ weights)) == own
-            lost = (full - short) / count
-            found.append(
-                Measure(
-                    f"domain accuracy lost by compression, {name}, {tokens // 1000}k tokens",
-                    round(100 * lost, 2),
-                    "points",
-                    f"accuracy of the full text: {full / count:g}",
-                    None,
-                    "<= 2 points",
-                    lost <= 0.02,
-                )
-            )
-    return found
 
 
 def _personal() -> Measure:
