@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench import jailbreak_hard, minilm, tables
-from bench.kernels_heads_times import times
+from bench.kernels_heads_times import measure_texts, times
 from bench.measure import Measure, main
 from kernels.signals import grams, personal, suspicion, text
 from kernels.signals.encoder import CAP
@@ -69,6 +69,9 @@ class Texts:
         ids = [tokens.framed(tokens.ids(one), CAP) for one in texts]
         return self._parts.encoder.embed_all(ids).astype(np.float64)
 
+    def times(self, name: str, texts: Sequence[str], limit_s: float) -> list[Measure]:
+        return measure_texts(self._parts, name, texts, limit_s)
+
     def static(self, texts: Sequence[str]) -> Floats:
         ids = [self._parts.tokens.ids(one) for one in texts]
         return np.array([self._parts.table.embed(one) for one in ids], dtype=np.float64)
@@ -101,7 +104,12 @@ def domains(texts: Texts, size: int) -> list[Measure]:
         unseen = out & (source == family)
         value = score(~test & ~unseen, (test & ~out) | unseen)
         found.append(Measure(f"guard_domain: the same, {family} unseen in training", value, ""))
-    return found
+    some = [unwrapped(row["text"]) for row in rows[:TIMED]]
+    return found + texts.times("guard_domain: all signals of a text", some, 4e-3)
+
+
+TIMED = 300
+"""Texts whose reading is timed."""
 
 
 def out_of_scope(texts: Texts, size: int) -> list[Measure]:

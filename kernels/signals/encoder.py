@@ -15,8 +15,11 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 Ids = Sequence[int]
-CAP = 128
-"""Tokens of a text that are read, with the two that frame it: MiniLM was trained on as many."""
+CAP = 64
+"""Tokens of a text that are read, with the two that frame it; of a longer one those at its ends.
+
+MiniLM was trained on 128. Half as many take half the time, and 31 from each end tell domains,
+attacks and personal data as well as the first 126 do; the first 62 do not."""
 KEPT = 1024
 """Texts of which the vectors are kept: 1.6 MB of 384 numbers each."""
 
@@ -90,7 +93,15 @@ class Encoder:
 
 
 def _cut(ids: Ids) -> Ids:
-    return ids if len(ids) <= CAP else [*ids[: CAP - 1], ids[-1]]
+    return ids if len(ids) <= CAP else ends(ids, CAP)
+
+
+def ends(ids: Ids, most: int) -> list[int]:
+    """A text's tokens, or of a text with more than ``most`` as many from each end."""
+    if len(ids) <= most:
+        return list(ids)
+    last = most // 2
+    return [*ids[: most - last], *ids[len(ids) - last :]]
 
 
 def _key(ids: Ids) -> bytes:

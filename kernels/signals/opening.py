@@ -86,7 +86,7 @@ def open_pipeline(
         placement=placement or Placement(),
         on_fallback=on_fallback,
     )
-    session = EncoderSession(proven, most_tokens=CAP, buckets=(32, 64, CAP))
+    session = EncoderSession(proven, most_tokens=CAP, buckets=(16, 32, CAP))
     session.warm_up()
     pipeline = Pipeline(
         tokens=Tokens(models.tokenizer),

@@ -6,7 +6,7 @@ tier       what                                                  read off
 text       numbers, flags, hashed words, language, personal      all that the user said
            data, suspicion, hashed grams; no model
 static     mean of token vectors (:mod:`kernels.signals.static`)  the last turn, compressed
-encoder    one MiniLM pass for all heads                         the same, its first tokens
+encoder    one MiniLM pass for all heads                         the same, its first and last tokens
 =========  ====================================================  ===========================
 
 The encoder costs most by far, so the last turn alone goes through it; a long one is compressed
@@ -37,7 +37,7 @@ from kernels.signals.tokens import MAX_TOKENS, Tokens
 Floats = NDArray[np.float32]
 Value = float | str | bool | list[float]
 Signals = dict[str, Value]
-SHORT = 4 * CAP
+SHORT = 512
 """Characters that surely need no compression."""
 LONG_CAP = 64
 """Tokens of a compressed text that the encoder reads."""

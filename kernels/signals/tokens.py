@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kernels.signals.encoder import ends
+
 MAX_TOKENS = 512
 """Tokens of a text that are read at most, with the two that frame it."""
 CHARS_PER_TOKEN = 8
@@ -65,8 +67,8 @@ class Tokens:
         return found[: limit - 2]
 
     def framed(self, ids: Sequence[int], limit: int) -> list[int]:
-        """The ids between those that open and close a text, ``limit`` of them in all at most."""
-        return [self.first, *ids[: limit - 2], self.last]
+        """The ids between those that open and close a text, ``limit`` in all: of more, the ends."""
+        return [self.first, *ends(ids, limit - 2), self.last]
 
     def _look_up(self, text: str) -> list[int] | None:
         """The ids of a plain text word by word; None for any other."""

@@ -7,9 +7,10 @@ import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.kernels_attention import SENTENCES
 from kernels.signals import tokens
 from kernels.signals.tokens import Tokens
-from tests.kernels.encoders import SENTENCES, minilm
+from tests.kernels.encoders import minilm
 
 PATH = minilm().folder / "tokenizer.json"
 
@@ -72,6 +73,13 @@ def test_another_kind_of_tokeniser_is_asked_every_text(tmp_path: Path):
     path = tmp_path / "cased.json"
     path.write_text(json.dumps(spec))
     assert Tokens(path).ids("The Cat") != opened().ids("The Cat")
+
+
+def test_of_a_long_text_both_ends_are_framed():
+    assert opened().framed([1, 2, 3, 4, 5, 6, 7], 6) == [101, 1, 2, 6, 7, 102]
+    assert opened().framed([1, 2, 3, 4, 5, 6, 7], 7) == [101, 1, 2, 3, 6, 7, 102]
+    assert opened().framed([1, 2, 3, 4, 5], 7) == [101, 1, 2, 3, 4, 5, 102]
+    assert opened().framed([1, 2, 3], 2) == [101, 102]
 
 
 def test_ids_are_cut_to_the_limit_less_the_frame():
