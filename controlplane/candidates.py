@@ -19,6 +19,7 @@ from learners.interactions import Interactions, arrange, clusters_of
 from learners.ope import NORMAL, Calibration, Evaluation, Interval
 from learners.pairs import Pair
 from learners.preferences import mixes
+from learners.priors import TAKES_NONE, as_interactions
 from learners.records import Arm, Context, Estimate, Interaction
 from learners.rewards import RewardFunction
 from learners.scorers.base import Scorer
@@ -76,7 +77,7 @@ def train(
     for learner in config.candidates:
         try:
             spec = spec_of(learner, config, arms, reward, seed)
-            found.append(_train(learner, spec, log, config.floor))
+            found.append(_train(learner, spec, log, config))
         except FAILURES as error:
             if learner.name == BASELINE:
                 raise
@@ -84,13 +85,18 @@ def train(
     return found, failed
 
 
-def _train(learner: LearnerConfig, spec: Spec, log: Interactions, floor: float) -> Candidate:
+def _train(
+    learner: LearnerConfig, spec: Spec, log: Interactions, config: PolicyConfig
+) -> Candidate:
     module = catalogue.load(learner.name)
     if learner.quality is not None:
         log = learner.quality.passed(log)
-    state = module.learn(module.init(spec), log)
+    state = module.init(spec)
+    if config.prior and learner.name not in TAKES_NONE:
+        state = module.learn(state, as_interactions(config.prior, spec, log))
+    state = module.learn(state, log)
     scorer = _modest(module.freeze(state), log)
-    return Candidate(learner, scorer.floored(floor), module.snapshot(state))
+    return Candidate(learner, scorer.floored(config.floor), module.snapshot(state))
 
 
 def _modest(scorer: Scorer, log: Interactions) -> Scorer:

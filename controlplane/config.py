@@ -20,6 +20,7 @@ from learners.contract import Spec
 from learners.errors import LearnersError
 from learners.features import Schema
 from learners.lineup import Dispatch
+from learners.priors import TAKES_NONE, Prior
 from learners.quality_gate import QualityGate
 
 BASELINE = "best_fixed"
@@ -45,6 +46,13 @@ _STRICT = ConfigDict(extra="forbid")
 @dataclass(frozen=True)
 class QualityConfig(QualityGate):
     """What a learner is taught by; see there."""
+
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True)
+class PriorConfig(Prior):
+    """What is known of the arms before they have served; see there."""
 
     __pydantic_config__ = _STRICT
 
@@ -191,6 +199,7 @@ class PolicyConfig:
     Attributes:
         features: rows of a feature schema; by default the signals that the edge reads of a text.
         learners: candidates of each round, beside the best fixed arm.
+        prior: ratings of the arms, which the learners start from.
         floor: share of the traffic that explores evenly, whatever the learner says.
         fallback_arm: serves when a bundle has expired; by default the best on average.
         auto_promote: whether a passed verdict publishes; otherwise it waits for a person.
@@ -208,6 +217,7 @@ class PolicyConfig:
 
     features: tuple[Mapping[str, Any], ...] = tuple(SIGNAL_SCHEMA)
     learners: tuple[LearnerConfig, ...] = (LearnerConfig("linucb"), LearnerConfig("vw"))
+    prior: PriorConfig = field(default_factory=PriorConfig)
     floor: float = 0.1
     fallback_arm: str | None = None
     auto_promote: bool = False
@@ -264,6 +274,12 @@ class PolicyConfig:
                 "max_interactions",
                 f"max_interactions {self.max_interactions} times gate.share {self.gate.share} is "
                 f"fewer than the {self.gate.min_judged} of gate.min_judged: nothing could pass",
+            )
+        if self.prior and all(learner.name in TAKES_NONE for learner in self.learners):
+            raise SettingError(
+                "prior.ratings",
+                f"prior.ratings: none of {[learner.name for learner in self.learners]} takes a "
+                "prior: name another learner, or leave the ratings out",
             )
         if self.revise.every_s > 0 and self.release.watch_decisions == 0:
             raise SettingError(

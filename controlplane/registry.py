@@ -182,9 +182,13 @@ def put_policy(
         raise InvalidError(
             "pool", f"pool {pool!r} has no arm: PUT /v1/pools/{pool}/arms/<arm> first"
         )
-    if config.fallback_arm is not None and config.fallback_arm not in arms:
+    _check_fallback(config, arms)
+    strangers = sorted(set(config.prior.ratings) - set(arms))
+    if strangers:
         raise InvalidError(
-            "fallback_arm", f"fallback_arm {config.fallback_arm!r} is none of {arms}"
+            "prior.ratings",
+            f"prior.ratings of {strangers[0]!r}, which is none of {arms}: leave it out, or PUT the "
+            "arm first",
         )
     check_learners(config, arms)
     _check_heads(connection, project_id, pool_id, config)
@@ -220,6 +224,13 @@ def _served(pool_id: UUID, config: PolicyConfig) -> tuple[object, ...]:
     """What of a policy's settings the edges see."""
     heads = [(head.identity, head.parent, head.threshold) for head in config.heads]
     return pool_id, config.fallback_arm, config.floor, config.shadow_dispatch, heads, config.guards
+
+
+def _check_fallback(config: PolicyConfig, arms: Sequence[str]) -> None:
+    if config.fallback_arm is not None and config.fallback_arm not in arms:
+        raise InvalidError(
+            "fallback_arm", f"fallback_arm {config.fallback_arm!r} is none of {arms}"
+        )
 
 
 def _check_heads(

@@ -12,11 +12,14 @@ import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
+from controlplane.config import PriorConfig
 from controlplane.replay_baselines import Value, compare
 from controlplane.replay_loop import (
     DEFAULT_REFRESH,
@@ -32,6 +35,7 @@ from controlplane.simulation import tables
 from controlplane.threads import one_thread
 from learners import catalogue
 from learners.errors import LearnersError, RewardError
+from learners.priors import Prior
 from learners.rewards import RewardFunction
 
 DEFAULT_REWARD = "score - 0.2*cost_usd/COST_REF"
@@ -55,6 +59,7 @@ def report(
         "probes": min(plan.probes, events),
         "delay": list(plan.delay),
         "refresh": plan.refresh,
+        "prior": asdict(plan.prior) if plan.prior else None,
         "reward": asked if isinstance(asked, str) else course.reward.as_json(),
         "cost_ref": course.cost_ref,
         "without_cost": course.without_cost,
@@ -107,6 +112,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     option("--delay", default="0", metavar="N", help=_DELAY_HELP)
     option("--refresh", type=int, default=DEFAULT_REFRESH, metavar="N", help=_REFRESH_HELP)
     option("--param", action="append", default=[], metavar="k=v", help="a learner's parameter")
+    option("--prior", metavar="F", type=Path, help=_PRIOR_HELP)
     option("--json", action="store_true", help="print one JSON object instead of a table")
 
 
@@ -119,6 +125,10 @@ _REWARD_HELP = (
 _PROBES_HELP = (
     "the first N queries are scored on all arms: the learner gets every arm's reward, and the "
     "online reward of such a query is that of the arm drawn, less the cost of all arms"
+)
+_PRIOR_HELP = (
+    "JSON file of ratings and count, as a policy's prior; the learner then learns anew at each "
+    "refresh"
 )
 _DELAY_HELP = (
     "events, that is further requests, before a reward reaches the learner, or a:b drawn "
@@ -171,7 +181,17 @@ def _plan(options: argparse.Namespace) -> Plan:
         delay=_delay(options.delay),
         refresh=options.refresh,
         params=dict(_param(text) for text in options.param),
+        prior=Prior() if options.prior is None else _prior(options.prior),
     )
+
+
+def _prior(path: Path) -> Prior:
+    try:
+        return TypeAdapter(PriorConfig).validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "a JSON object"
+        raise ReplayError(f"prior {path}: {place}: {first['msg']}") from error
 
 
 def _reward(text: str) -> str | RewardFunction:

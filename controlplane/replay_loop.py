@@ -17,7 +17,8 @@ from learners.alignment import align
 from learners.contract import Learner, Params, Spec
 from learners.exploration import draw, unit_interval
 from learners.features import Schema
-from learners.interactions import Interactions
+from learners.interactions import Interactions, joined
+from learners.priors import TAKES_NONE, Prior, as_interactions
 from learners.records import Card
 from learners.scorers.base import Scorer
 
@@ -42,6 +43,8 @@ class Plan:
         delay: fewest and most further requests before a reward arrives, drawn uniformly.
         refresh: requests whose feedback arrives between two freezes of the scorer.
         params: of the learner.
+        prior: ratings that it starts from. It then learns anew at each refresh, as a round does,
+            since what ratings are worth is read off all of the log.
     """
 
     learner: str
@@ -50,6 +53,7 @@ class Plan:
     delay: tuple[int, int] = (0, 0)
     refresh: int = DEFAULT_REFRESH
     params: Mapping[str, float | int | str | bool] = field(default_factory=dict)
+    prior: Prior = field(default_factory=Prior)
 
     def __post_init__(self) -> None:
         """Refuse what can not be replayed."""
@@ -60,6 +64,10 @@ class Plan:
             raise ReplayError(
                 f"seeds={self.seeds}, refresh={self.refresh}, probes={self.probes}: "
                 "give at least 1, 1 and 0"
+            )
+        if self.prior and self.learner in TAKES_NONE:
+            raise ReplayError(
+                f"{self.learner} takes no prior: leave it out, or name another learner"
             )
         if self.seeds > MAX_SEEDS:
             raise ReplayError(f"{self.seeds} seeds: at most {MAX_SEEDS} are replayed")
@@ -244,13 +252,19 @@ def run_seed(plan: Plan, course: Course, learner: Learner, seed: int) -> Run:
     delays = random.integers(plan.delay[0], plan.delay[1], size=n, endpoint=True)
     probe = np.arange(n) < plan.probes
     served = _Served(order, probe, np.zeros(n, dtype=np.int64), np.ones(n))
-    state = learner.init(course.spec(plan.params, seed))
+    spec = course.spec(plan.params, seed)
+    state = learner.init(spec)
     scorer = learner.freeze(state)
     learnt = 0
+    log: list[Interactions] = []
     for start, stop, arrived in _schedule(delays, plan.refresh):
         _serve(scorer, course, served, slice(start, stop), str(seed))
         batch = _interactions(course, served, arrived)
-        state = learner.learn(state, batch)
+        log.append(batch)
+        if plan.prior:
+            state = _anew(learner, spec, plan.prior, joined(log))
+        else:
+            state = learner.learn(state, batch)
         scorer = learner.freeze(state)
         learnt += len(batch)
     probes = train.rewards[order[served.probe]]
@@ -261,6 +275,12 @@ def run_seed(plan: Plan, course: Course, learner: Learner, seed: int) -> Run:
         best_fixed_probes=judge(course.test, best_fixed(probes, n_test)) if len(probes) else None,
         interactions=learnt,
     )
+
+
+def _anew(learner: Learner, spec: Spec, prior: Prior, log: Interactions) -> Any:
+    """The state of a learner that starts from a prior, after a log."""
+    state = learner.learn(learner.init(spec), as_interactions(prior, spec, log))
+    return learner.learn(state, log)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

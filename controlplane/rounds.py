@@ -27,6 +27,7 @@ from feedback.metrics import Metric
 from learners.bundle import arm_from_json
 from learners.ids import ENTROPY_BYTES, uuid7
 from learners.interactions import arrange, digest
+from learners.priors import TAKES_NONE
 from learners.records import Arm, Interaction
 from learners.rewards import RewardFunction
 from storage import policies, revised, versions
@@ -380,6 +381,8 @@ def _displace(
 def _made_of(learner: LearnerConfig, config: PolicyConfig) -> dict[str, Any]:
     """What a version says of how it was made."""
     made = {"features": config.schema.as_json(), "params": dict(learner.params)}
+    if config.prior and learner.name not in TAKES_NONE:
+        made["prior"] = asdict(config.prior)
     return made if learner.quality is None else {**made, "quality": asdict(learner.quality)}
 
 

@@ -1,4 +1,4 @@
-"""Bradley–Terry: strengths of arms from votes between two of them, as leaderboard and as prior.
+"""Bradley–Terry: strengths of arms from votes between two of them, as a leaderboard.
 
 The chance that arm i is preferred to arm j is ``σ(θ_i − θ_j)`` (Bradley & Terry 1952). The fit
 maximises the votes' log-likelihood − l2/2 · Σ θ². A tie is half a win for each side. The penalty
@@ -17,7 +17,7 @@ A vote is what a judge said. A judge that can be gamed crowns who games it: weig
 in their source before they come here.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,19 +49,13 @@ class Fit:
     Attributes:
         arms: K names.
         strength: θ in logits, centred on 0 in each group, shape ``(K,)``.
-        covariance: of the strengths: the inverse of the penalised curvature, ``(K, K)``. It takes
-            votes as independent.
         votes: Σ weight of each arm's votes, shape ``(K,)``.
-        effective: as ``votes`` with all of a prompt's counted as one vote: Kish's effective
-            number of prompts where that is less, shape ``(K,)``.
         group: arms of one number are connected by votes, shape ``(K,)``.
     """
 
     arms: tuple[str, ...]
     strength: Floats
-    covariance: Floats
     votes: Floats
-    effective: Floats
     group: Integers
 
     @property
@@ -98,22 +92,6 @@ class Row:
     group: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Prior:
-    """What the votes say of each arm before any reward, for a bandit to start from.
-
-    Attributes:
-        arms: K names.
-        mean: expected win probability against the average opponent, in [0, 1], shape ``(K,)``.
-        count: how many Bernoulli rewards that is worth, at least 0, shape ``(K,)``. A Beta prior is
-            ``(mean · count, (1 − mean) · count)``.
-    """
-
-    arms: tuple[str, ...]
-    mean: Floats
-    count: Floats
-
-
 def fit(votes: Votes, *, l2: float = L2) -> Fit:
     """Fit the strengths.
 
@@ -124,14 +102,11 @@ def fit(votes: Votes, *, l2: float = L2) -> Fit:
     Raises:
         PreferenceError: ``l2`` is not above 0, or the fit does not converge.
     """
-    found = fit_wins(votes.arms, votes.wins(), l2=l2)
-    if votes.prompt is None:
-        return found
-    return replace(found, effective=np.minimum(found.votes, votes.effective()))
+    return fit_wins(votes.arms, votes.wins(), l2=l2)
 
 
 def fit_wins(arms: tuple[str, ...], table: Floats, *, l2: float = L2) -> Fit:
-    """As :func:`fit`, from :meth:`learners.votes.Votes.wins`; votes count as independent.
+    """As :func:`fit`, from :meth:`learners.votes.Votes.wins`.
 
     A learner that goes on learning keeps the table, adds to it and fits again.
     """
@@ -140,10 +115,7 @@ def fit_wins(arms: tuple[str, ...], table: Floats, *, l2: float = L2) -> Fit:
         raise PreferenceError(f"wins {table.shape}: give finite numbers from 0, shape {(k, k)}")
     games = table + table.T
     strength = _ascend(table[None], l2, np.zeros((1, k)))[0]
-    chance = pairwise_chance(strength)
-    curvature = _curvature((games * chance * (1.0 - chance))[None], l2)[0]
-    votes = games.sum(axis=1)
-    return Fit(arms, strength, np.linalg.inv(curvature), votes, votes, _groups(games > 0.0))
+    return Fit(arms, strength, games.sum(axis=1), _groups(games > 0.0))
 
 
 def bootstrap(votes: Votes, *, seed: int, rounds: int = ROUNDS, l2: float = L2) -> Floats:
@@ -233,31 +205,6 @@ def leaderboard(
     return tuple(rows)
 
 
-def prior(fitted: Fit, *, most: float = float("inf")) -> Prior:
-    """Means and counts for a bandit to start from.
-
-    The count is ``mean (1 − mean) / variance`` with the variance of the win probability by the
-    delta method: so many independent rewards would have told as much. It is at most the arm's
-    effective votes; an arm without votes has count 0 and the mean of an average arm.
-
-    Args:
-        fitted: of :func:`fit`.
-        most: cap on the count. Votes compare texts, a reward is of a request: the less alike the
-            two, the lower the cap.
-
-    Raises:
-        PreferenceError: ``most`` is negative or NaN.
-    """
-    if not most >= 0.0:
-        raise PreferenceError(f"most={most}: give a number of at least 0")
-    mean = fitted.win_probability
-    slope = _slope(fitted)
-    variance = np.einsum("ij,jk,ik->i", slope, fitted.covariance, slope)
-    spread = mean * (1.0 - mean)
-    worth = np.divide(spread, variance, out=np.zeros_like(spread), where=variance > 0.0)
-    return Prior(fitted.arms, mean, np.minimum(np.minimum(worth, fitted.effective), most))
-
-
 def pairwise_chance(strength: Floats) -> Floats:
     """Chance that row is preferred to column, ``(…, K, K)`` from strengths ``(…, K)``."""
     gap = strength[..., :, None] - strength[..., None, :]
@@ -277,15 +224,6 @@ def _opponents(votes: Floats) -> Floats:
     mask = np.tile((votes > 0.0).astype(np.float64), (len(votes), 1))
     np.fill_diagonal(mask, 0.0)
     return mask
-
-
-def _slope(fitted: Fit) -> Floats:
-    """How each arm's win probability moves with each strength, ``(K, K)``."""
-    chance = pairwise_chance(fitted.strength)
-    opponents = _opponents(fitted.votes)
-    share = opponents / np.maximum(opponents.sum(axis=1, keepdims=True), 1.0)
-    move = share * chance * (1.0 - chance)
-    return np.asarray(np.diag(move.sum(axis=1)) - move)
 
 
 def _ascend(tables: Floats, l2: float, start: Floats) -> Floats:

@@ -1,82 +1,228 @@
-"""A prior as interactions that never were, so that any learner can start from it."""
+"""Ratings of arms from elsewhere, made interactions that a learner learns before the log.
 
-import json
+A rating may be of any unit (Elo points, a leaderboard's strength, a benchmark's score): higher is
+better, and what it means for this reward the log says. The rewards of the arms are regressed on
+their ratings, each arm's mean off the line by noise of its own and by what ratings do not tell (Fay
+& Herriot 1979, "Estimates of income for small places"; that variance by moments, as DerSimonian &
+Laird 1986). What the line expects of an arm is worth the more interactions, the closer the others
+stand to it.
+
+An arm's expectation comes from the *other* arms' rewards alone, so none of the arm's own is counted
+twice. So ratings say something of an arm only where at least :data:`LEAST_OTHERS` other rated arms
+have rewards; where better ratings do not go with better rewards, they say nothing at all.
+
+Measured on ``llmrouter9`` (9 arms, 20 uniform logs, four learners): with the right ratings a frozen
+policy's score on fresh queries is higher by .021 to .026 after 150 interactions (standard error
+.013) and by .002 to .008 after 500 (.001 to .006). Random ones move it by .005 (.005) at most,
+reversed ones not at all.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from learners.bradley_terry import Prior
-from learners.contract import Spec
-from learners.errors import PreferenceError
+from learners.arm_sums import ArmSums
+from learners.contract import MAX_ARMS, Spec
+from learners.errors import SpecError
 from learners.interactions import Interactions
 
-MAX_ROWS = 1_000
-"""Of one arm; what is worth more has fewer rows of more weight each."""
+LEAST_OTHERS = 3
+"""Other rated arms with rewards that an expectation needs: a line and how far they are off it."""
+MAX_COUNT = 1_000.0
+MAX_RATING = 1e9
+MAX_ROWS = 10_000
+"""Of all arms; what is worth more has rows of more weight each."""
+TAKES_NONE = frozenset(
+    {"always_large", "always_small", "best_fixed", "fqi", "pheromone", "reinforce", "uniform"}
+)
+"""Baselines and references, which stand for what is known without it; learners of episodes; and
+``pheromone``, whose trails begin in each domain anew."""
 
-_EDGE = 1e-6
+_MAX_IMPORTANCE = 5.0
+
+Floats = NDArray[np.float64]
 
 
-def as_interactions(
-    prior: Prior,
-    spec: Spec,
-    *,
-    low: float = 0.0,
-    high: float = 1.0,
-    contexts: NDArray[np.float64] | None = None,
-) -> Interactions:
-    """Interactions that tell a learner of ``spec`` what the prior says, for it to learn first.
+@dataclass(frozen=True, slots=True)
+class Prior:
+    """What is known of arms before they have served.
 
-    An arm of the mean p that is worth n rewards gets n rows, n · p of them of the reward ``high``
-    and the rest of ``low`` (one between both, so that the mean is p), all of one weight, which
-    together make its count. So real rewards overrule the prior as soon as they outnumber it. Each
-    row is a probe: served for certain, whatever else was eligible. Arms that the prior does not
-    know, or knows nothing of, get no row.
+    Attributes:
+        ratings: by arm, in any one unit, higher is better; none: there is no prior.
+        count: interactions that an arm's rating is worth, at most; the log may say fewer.
+    """
+
+    ratings: Mapping[str, float] = field(default_factory=dict)
+    count: float = 20.0
+
+    def __post_init__(self) -> None:
+        """Refuse ratings that are no numbers or too few, and a count that is none."""
+        if not 0.0 < self.count <= MAX_COUNT:
+            raise SpecError(f"count is {self.count}: give more than 0, at most {MAX_COUNT:,g}")
+        bad = [arm for arm, rating in self.ratings.items() if not abs(rating) <= MAX_RATING]
+        if bad:
+            raise SpecError(
+                f"ratings of {bad[0]!r} is {self.ratings[bad[0]]}: give a number of at most "
+                f"{MAX_RATING:g} either way"
+            )
+        if self.ratings and not LEAST_OTHERS < len(self.ratings) <= MAX_ARMS:
+            raise SpecError(
+                f"{len(self.ratings)} ratings: give {LEAST_OTHERS + 1} to {MAX_ARMS:,}, or none; "
+                "an arm's is weighed by what the others earned"
+            )
+
+    def __bool__(self) -> bool:
+        """Whether anything is known."""
+        return bool(self.ratings)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Expected:
+    """What ratings say of K arms, once a log has said what ratings are worth.
+
+    Attributes:
+        mean: of the reward, shape ``(K,)``; 0 where the count is.
+        count: interactions that it is worth, at least 0, shape ``(K,)``.
+        variance: of a reward about its arm's mean.
+    """
+
+    mean: Floats
+    count: Floats
+    variance: float
+
+
+def expected(prior: Prior, log: Interactions) -> Expected:
+    """What the ratings let expect of each arm, by what the other arms earned.
 
     Args:
-        prior: of :func:`learners.bradley_terry.prior`, say; its arms in any order.
-        spec: the learner's.
-        low: the reward that counts as a failure.
-        high: the reward that counts as a success.
-        contexts: encoded, shape ``(c, d)``: an arm's rows take them in turn, so give one of each
-            domain where there are domains. If not given, all are of the empty context.
-
-    Raises:
-        PreferenceError: ``low`` is not below ``high``, or there are no contexts.
+        prior: names arms of the log, and maybe others.
+        log: n interactions over K arms; importance-weighted, at most fivefold.
     """
-    if not low < high:
-        raise PreferenceError(f"low {low}, high {high}: give two rewards, the lower first")
-    if contexts is None:
-        contexts = np.eye(1, spec.schema.dimension)
-    if not len(contexts):
-        raise PreferenceError("contexts has no row: leave it out, or give one")
-    known = dict(zip(prior.arms, zip(prior.mean, prior.count, strict=True), strict=True))
-    actions, rewards, weights, turns = [], [], [], []
-    for i, arm in enumerate(spec.arms):
-        mean, count = known.get(arm, (0.0, 0.0))
-        if count > 0:
-            rows = min(int(np.ceil(count)), MAX_ROWS)
-            actions.append(np.full(rows, i, dtype=np.int64))
-            rewards.append(np.clip(mean * rows - np.arange(rows), 0.0, 1.0))
-            weights.append(np.full(rows, count / rows))
-            turns.append(np.arange(rows) % len(contexts))
-    n = sum(map(len, actions))
+    k = len(log.arms)
+    sums = ArmSums.empty(k, 1).add(log, np.zeros(len(log), dtype=np.int64), _MAX_IMPORTANCE)
+    cells = sums.cells()
+    rows, earned = cells.count[:, 0], cells.mean[:, 0]
+    rating = np.array([prior.ratings.get(arm, math.nan) for arm in log.arms])
+    rated = np.isfinite(rating)
+    heard = rated & (rows > 0)
+    mean, count = np.zeros(k), np.zeros(k)
+    free = float(np.maximum(rows - 1.0, 0.0).sum())
+    variance = float(rows @ cells.variance[:, 0]) / free if free > 0 else 0.0
+    if variance <= 0:
+        return Expected(mean, count, 0.0)
+    for arm in np.flatnonzero(rated).tolist():
+        others = heard.copy()
+        others[arm] = False
+        if others.sum() < LEAST_OTHERS:
+            continue
+        found = _on_the_line(rating[others], earned[others], variance / rows[others], rating[arm])
+        if found is not None:
+            mean[arm] = found[0]
+            count[arm] = min(prior.count, variance / found[1])
+    return Expected(mean, count, variance)
+
+
+def _on_the_line(
+    rating: Floats, earned: Floats, noise: Floats, at: float
+) -> tuple[float, float] | None:
+    """Mean and variance of what an arm of the rating ``at`` earns; None where no line rises.
+
+    What ratings do not tell is taken a standard error above what the misfit says, and the line must
+    rise by more than its own: a short log would else be read as if it were sure.
+
+    Args:
+        rating: of the other arms, shape ``(m,)``.
+        earned: their mean rewards.
+        noise: the variances of these means.
+        at: the arm's own rating.
+    """
+    middle, spread = float(rating.mean()), float(rating.std())
+    if spread <= 1e-12 * max(1.0, float(np.abs(rating).max())):
+        return None
+    line = np.column_stack([np.ones(len(rating)), (rating - middle) / spread])
+    weight = 1.0 / noise
+    weights, covariance = _regressed(line, earned, weight)
+    free = len(rating) - 2
+    misfit = float(weight @ np.square(earned - line @ weights)) - free + math.sqrt(2.0 * free)
+    slack = float(weight.sum() - np.trace(covariance @ (line.T * np.square(weight)) @ line))
+    untold = max(0.0, misfit / slack) if slack > 0 else 0.0
+    weights, covariance = _regressed(line, earned, 1.0 / (noise + untold))
+    if weights[1] <= math.sqrt(covariance[1, 1]):
+        return None
+    own = np.array([1.0, (at - middle) / spread])
+    return float(own @ weights), untold + float(own @ covariance @ own)
+
+
+def _regressed(line: Floats, earned: Floats, weight: Floats) -> tuple[Floats, Floats]:
+    """Weighted least squares: the weights ``(2,)`` and their covariance ``(2, 2)``."""
+    covariance: Floats = np.linalg.inv((line.T * weight) @ line).astype(np.float64)
+    return covariance @ (line.T @ (weight * earned)), covariance
+
+
+def as_interactions(prior: Prior, spec: Spec, log: Interactions) -> Interactions:
+    """Interactions that tell a learner what the ratings say, for it to learn before ``log``.
+
+    An arm that is worth c interactions gets rows of the weight c in all, in pairs: one reward as
+    far above the mean as the other is below, by the log's own deviation where its range allows it.
+    All are of the empty context: in contexts of the log they would say that the arm is alike in all
+    of them. Rows count as probes: served for certain, whatever else was eligible. Where the log
+    tells the reward's parts apart, a row has its arm's usual ones, but for the part that varies
+    most.
+
+    Args:
+        prior: what is known.
+        spec: the learner's.
+        log: what it will learn then.
+    """
+    told = expected(prior, log)
+    arms = np.flatnonzero(told.count > 0)
+    pairs = np.zeros(len(spec.arms), dtype=np.int64)
+    most = max(1, MAX_ROWS // (2 * max(1, len(arms))))
+    pairs[arms] = np.minimum(np.ceil(told.count[arms] / 2), most).astype(np.int64)
+    # Arm after arm, again and again, so that no arm comes last.
+    turn = [np.flatnonzero(pairs > i) for i in range(int(pairs.max(initial=0)))]
+    action = np.repeat(np.concatenate([np.zeros(0, np.int64), *turn]), 2)
+    n = len(action)
+    reward = _rewards(told, log, action)
     return Interactions(
         arms=spec.arms,
-        x=contexts[np.concatenate([np.zeros(0, np.int64), *turns])],
+        x=np.tile(np.eye(1, spec.schema.dimension), (n, 1)),
         eligible=np.ones((n, len(spec.arms)), dtype=np.bool_),
-        action=np.concatenate([np.zeros(0, np.int64), *actions]),
+        action=action,
         propensity=np.ones(n),
-        reward=low + (high - low) * np.concatenate([np.zeros(0), *rewards]),
-        weight=np.concatenate([np.zeros(0), *weights]),
+        reward=reward,
+        weight=told.count[action] / np.maximum(2 * pairs[action], 1),
+        at=np.full(n, log.at.min(initial=math.inf) if n else 0.0),
+        parts=_parts(spec, log, action, reward),
     )
 
 
-def as_seeds(prior: Prior) -> str:
-    """The prior means as ``beta_thompson`` takes them in its parameter ``seeds``.
+def _rewards(told: Expected, log: Interactions, action: NDArray[np.int64]) -> Floats:
+    """Above and below each row's arm's mean in turn, within the log's range."""
+    if not len(action):
+        return np.zeros(0)
+    seen = log.reward[log.weight > 0]
+    low, high = float(seen.min()), float(seen.max())
+    mean = np.clip(told.mean[action], low, high)
+    room = np.minimum(high - mean, mean - low)
+    away = np.minimum(math.sqrt(told.variance), room)
+    return np.asarray(mean + np.where(np.arange(len(action)) % 2 == 0, away, -away))
 
-    All arms then count for its one ``prior_strength``: where the counts differ much, give
-    :func:`as_interactions` instead.
-    """
-    told = zip(prior.arms, prior.mean.tolist(), prior.count.tolist(), strict=True)
-    seeds = {arm: min(max(mean, _EDGE), 1 - _EDGE) for arm, mean, count in told if count > 0}
-    return json.dumps(seeds, sort_keys=True)
+
+def _parts(spec: Spec, log: Interactions, action: NDArray[np.int64], reward: Floats) -> Floats:
+    """The rows' parts ``(n, m)``, which make up the reward; the reward where the log has but it."""
+    mix = np.asarray(spec.reading.mix)
+    if log.parts.shape[1] != len(mix) or not mix.any():
+        return reward[:, None]
+    usual = log.weight @ log.parts / log.weight.sum() if len(action) else np.zeros(len(mix))
+    found = np.tile(usual, (len(action), 1))
+    for arm in np.unique(action).tolist():
+        own = log.weight * (log.action == arm)
+        if own.sum() > 0:
+            found[action == arm] = own @ log.parts / own.sum()
+    widest = int(np.argmax(np.abs(mix) * log.parts.std(axis=0))) if len(log) else 0
+    found[:, widest] += (reward - spec.reading.offset - found @ mix) / mix[widest]
+    return found

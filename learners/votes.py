@@ -105,18 +105,6 @@ class Votes:
             return np.arange(len(self.winner))
         return np.asarray(np.unique(self.prompt, return_inverse=True)[1], np.int64)
 
-    def effective(self) -> Floats:
-        """Kish's effective number of prompts of each arm, ``(Σw)² / Σw²`` over its prompts."""
-        k = len(self.arms)
-        cluster = self.clusters()
-        cell = np.concatenate([cluster * k + self.winner, cluster * k + self.loser])
-        used, place = np.unique(cell, return_inverse=True)
-        weight = np.bincount(place, np.concatenate([self.weight, self.weight]), len(used))
-        total = np.bincount(used % k, weight, k)
-        squares = np.bincount(used % k, weight * weight, k)
-        share = np.where(squares > 0.0, squares, 1.0)
-        return np.asarray(total * total / share, np.float64)
-
 
 def _within(name: str, column: Integers, limit: int | None) -> None:
     """Refuse numbers that are no integers, below 0, or not below the limit."""

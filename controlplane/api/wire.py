@@ -10,6 +10,7 @@ from controlplane.config import (
     GateConfig,
     LearnerConfig,
     PolicyConfig,
+    PriorConfig,
     ShadowDispatchConfig,
     SourcesConfig,
 )
@@ -156,6 +157,7 @@ class PolicyBody(Body):
         dict(row) for row in _POLICY.features
     )
     learners: Annotated[tuple[LearnerConfig, ...], Field(min_length=1)] = _POLICY.learners
+    prior: PriorConfig = _POLICY.prior
     floor: Finite = _POLICY.floor
     fallback_arm: Text | None = None
     auto_promote: bool = _POLICY.auto_promote

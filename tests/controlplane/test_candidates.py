@@ -5,7 +5,13 @@ import numpy as np
 import pytest
 
 from controlplane.candidates import MIN_TRIED, Candidate, Incumbent, train, weigh
-from controlplane.config import GateConfig, LearnerConfig, PolicyConfig, QualityConfig
+from controlplane.config import (
+    GateConfig,
+    LearnerConfig,
+    PolicyConfig,
+    PriorConfig,
+    QualityConfig,
+)
 from controlplane.round_log import RoundLog, preferences
 from learners.errors import LearnersError
 from learners.exploration import Exploration
@@ -193,3 +199,61 @@ def test_a_round_whose_baseline_or_champion_overflows_fails() -> None:
         weighed([linucb, overflowing(fixed)], config, Incumbent(7, fixed.scorer))
     with pytest.raises(LearnersError, match="too large"):
         weighed([linucb, fixed], config, Incumbent(7, overflowing(fixed).scorer))
+
+
+def rated_log(n: int = 150) -> Interactions:
+    """Six arms, each as good as its place; the last served a dozen times."""
+    random = np.random.default_rng(1)
+    x = np.ones((n, 5))
+    x[:, 2:] = random.normal(size=(n, 3))
+    action = np.where(np.arange(n) % 12 == 11, 5, np.arange(n) % 5)
+    return Interactions(
+        arms=tuple(arm.name for arm in RATED),
+        x=x,
+        eligible=np.ones((n, 6), bool),
+        action=action,
+        propensity=np.full(n, 1 / 6),
+        reward=(random.random(n) < (action + 1) / 8).astype(float),
+        weight=np.ones(n),
+        at=np.arange(n, dtype=float),
+    )
+
+
+RATED = tuple(Arm(name, name, "http://127.0.0.1/v1") for name in "abcdef")
+
+
+def rated_config(prior: PriorConfig) -> PolicyConfig:
+    learners = (LearnerConfig("linucb"), LearnerConfig("uniform"))
+    return PolicyConfig(features=FEATURES, learners=learners, prior=prior)
+
+
+def test_ratings_reach_the_learners_and_neither_the_baseline_nor_the_references() -> None:
+    ratings = {arm.name: 1000.0 + 50 * place for place, arm in enumerate(RATED)}
+    plain, rated = (
+        {c.learner.name: c for c in train(rated_log(), rated_config(prior), RATED, seed=0)[0]}
+        for prior in (PriorConfig(), PriorConfig(ratings, 30.0))
+    )
+    changed = {name for name in plain if plain[name].snapshot != rated[name].snapshot}
+    assert changed == {"linucb"}
+    x = rated_log().x
+    score = {
+        kind: found["linucb"].scorer.greedy().scores(x)[:, 5].mean()
+        for kind, found in (("plain", plain), ("rated", rated))
+    }
+    assert abs(score["rated"] - 0.75) < abs(score["plain"] - 0.75)
+
+
+def test_the_same_log_and_ratings_give_the_same_bytes() -> None:
+    prior = PriorConfig({arm.name: float(place) for place, arm in enumerate(RATED)})
+    one, two = (train(rated_log(), rated_config(prior), RATED, seed=0)[0] for _ in range(2))
+    assert [c.snapshot for c in one] == [c.snapshot for c in two]
+
+
+def test_an_arm_of_few_interactions_is_left_to_the_floor_however_it_is_rated() -> None:
+    log = rated_log()
+    rare = log.action == 5
+    log = log.rows(~rare | (np.cumsum(rare) < MIN_TRIED))
+    ratings = {arm.name: 1000.0 + 50 * place for place, arm in enumerate(RATED)}
+    found, _ = train(log, rated_config(PriorConfig(ratings, 1_000.0)), RATED, seed=0)
+    scores = found[0].scorer.greedy().scores(log.x)
+    assert scores[:, 5] == pytest.approx(scores[:, :5].mean(axis=1))

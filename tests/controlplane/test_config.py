@@ -57,6 +57,17 @@ def test_the_best_fixed_arm_is_always_a_candidate_and_once() -> None:
         ({"learners": [{"name": "vw", "alpha": 1}]}, "learners.0.alpha"),
         ({"learners": [{"name": "vw", "quality": {"trust": 1}}]}, "learners.0.quality.trust"),
         ({"learners": [{"name": "vw", "quality": {"unsourced": 2}}]}, "learners.0.quality"),
+        ({"prior": {"ratings": {"a": 1, "b": 2, "c": 3}}}, "prior"),
+        ({"prior": {"ratings": {"a": "good"}}}, "prior.ratings.a"),
+        ({"prior": {"count": 0}}, "prior"),
+        ({"prior": {"rating": {}}}, "prior.rating"),
+        (
+            {
+                "prior": {"ratings": {"a": 1, "b": 2, "c": 3, "d": 4}},
+                "learners": [{"name": "fqi"}, {"name": "best_fixed"}],
+            },
+            "prior.ratings",
+        ),
         ({"max_interactions": 10}, "max_interactions"),
         ({"features": [{"kind": "flag"}]}, "features"),
         ({"features": [{"name": "x", "kind": "flag"}] * 2}, "features"),

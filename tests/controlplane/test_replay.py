@@ -347,10 +347,61 @@ def test_a_bad_file_is_named_with_row_and_column(capsys, table, cell, said):
         (["--learner", "vw", "--param", "speed=1"], "'speed'"),
         (["--learner", "vw", "--test-queries", "x"], "both"),
         (["--learner", "vw", "--queries", "/no/such.csv"], "/no/such.csv"),
+        (["--learner", "vw", "--prior", "/no/such.json"], "/no/such.json"),
     ],
 )
 def test_a_replay_that_makes_no_sense_is_refused(capsys, table, asked, said):
     assert main([*table, *asked]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.fixture(name="pool_of_four")
+def _pool_of_four(tmp_path) -> list[str]:
+    """A table of arms a to d whose answers are good ever more often, by .1 to .7, and a prior."""
+    luck = random.Random(3)
+    queries, outcomes = ["query_id"], ["query_id,model,score"]
+    for i in range(300):
+        queries.append(f"q{i}")
+        for arm, good in zip("abcd", (0.1, 0.3, 0.5, 0.7), strict=True):
+            outcomes.append(f"q{i},{arm},{int(luck.random() < good)}")
+    for name, lines in (("q.csv", queries), ("o.csv", outcomes)):
+        (tmp_path / name).write_text("\n".join(lines) + "\n")
+    files = ["--queries", str(tmp_path / "q.csv"), "--outcomes", str(tmp_path / "o.csv")]
+    return [*files, "--reward", "score", "--seeds", "3"]
+
+
+def test_right_ratings_earn_more_online_and_reversed_ones_change_nothing(
+    capsys, tmp_path, pool_of_four
+):
+    right = {"ratings": dict(zip("abcd", (1000, 1100, 1200, 1300), strict=True)), "count": 40}
+    wrong = {"ratings": dict(zip("abcd", (1300, 1200, 1100, 1000), strict=True)), "count": 40}
+    asked = [*pool_of_four, "--learner", "linucb"]
+    none = run(capsys, *asked)
+    rated, reversed_ = (
+        run(capsys, *asked, "--prior", in_file(tmp_path, body).removeprefix("@"))
+        for body in (right, wrong)
+    )
+    assert none["prior"] is None
+    assert rated["prior"] == right
+    assert rated["online_reward"]["mean"] > none["online_reward"]["mean"]
+    # What says nothing leaves only this: the learner learns its log anew at each refresh.
+    assert reversed_["online_reward"]["mean"] == pytest.approx(
+        none["online_reward"]["mean"], abs=0.02
+    )
+
+
+@pytest.mark.parametrize(
+    ("learner", "body", "said"),
+    [
+        ("best_fixed", {"ratings": dict.fromkeys("abcd", 1)}, "best_fixed takes no prior"),
+        ("vw", {"ratings": dict.fromkeys("abc", 1)}, "3 ratings: give 4"),
+        ("vw", {"rating": {}}, "rating"),
+        ("vw", [], "object"),
+    ],
+)
+def test_a_prior_that_cannot_be_replayed_is_refused(capsys, pool_of_four, learner, body, said):
+    path = in_file(Path(pool_of_four[1]).parent, body).removeprefix("@")
+    assert main([*pool_of_four, "--learner", learner, "--prior", path]) == 2
     assert said in capsys.readouterr().err
 
 

@@ -161,6 +161,24 @@ def test_the_same_log_and_seed_give_the_same_versions(engine: sa.Engine) -> None
     assert len({digest for digest, _, _ in digests[0].values()}) == 4
 
 
+def test_a_version_says_by_which_ratings_it_was_trained(engine: sa.Engine) -> None:
+    prior = {"ratings": {name: 1000.0 + 10 * i for i, name in enumerate(ARMS)}, "count": 30.0}
+    world = World(engine, config={"prior": prior})
+    world.log(2_000)
+    world.round()
+    with engine.connect() as connection:
+        rows = versions.list_versions(connection, world.policy.id)
+        made = {
+            row["learner"]: version.config
+            for row in rows
+            if (version := versions.find_version(connection, world.policy.id, row["number"]))
+        }
+    assert {name: "prior" in config for name, config in made.items()} == {
+        "uniform": False, "linucb": True, "vw": True, "best_fixed": False,
+    }  # fmt: skip
+    assert made["linucb"]["prior"] == prior
+
+
 def test_another_log_gives_other_versions(engine: sa.Engine) -> None:
     digests = []
     for seed, project in enumerate(("one", "two")):

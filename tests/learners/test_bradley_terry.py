@@ -17,7 +17,6 @@ from learners.bradley_terry import (
     fit_wins,
     leaderboard,
     pairwise_chance,
-    prior,
 )
 from learners.errors import PreferenceError
 from learners.votes import Votes
@@ -110,13 +109,11 @@ def test_arms_are_of_one_group_however_long_the_chain_between_them() -> None:
     assert set(fit(votes_of(pairs)).group.tolist()) == {0}
 
 
-def test_without_votes_every_arm_is_average_and_known_to_be_unknown() -> None:
+def test_without_votes_every_arm_is_average() -> None:
     nothing = np.zeros(0, np.int64)
     found = fit(Votes(("a", "b"), nothing, nothing, nothing.astype(bool), np.zeros(0)))
     assert found.strength.tolist() == [0.0, 0.0]
-    given_ = prior(found)
-    assert given_.mean.tolist() == [0.5, 0.5]
-    assert given_.count.tolist() == [0.0, 0.0]
+    assert found.win_probability.tolist() == [0.5, 0.5]
 
 
 def test_the_fit_depends_neither_on_the_order_of_votes_nor_on_rows_being_merged_by_weight() -> None:
@@ -208,7 +205,6 @@ def test_votes_on_one_prompt_that_are_alike_widen_the_intervals_only_where_promp
     blind = Votes(ARMS, log.winner, log.loser, log.tied, log.weight, None)
     wide, narrow = (bootstrap(votes, seed=1, rounds=200).std(axis=0) for votes in (log, blind))
     assert wide.mean() > 1.5 * narrow.mean()
-    assert (prior(fit(log)).count < prior(fit(blind)).count).all()
 
 
 def test_an_arm_of_too_few_votes_is_reported_last_and_without_rank() -> None:
@@ -247,20 +243,6 @@ def test_arms_that_the_votes_can_not_tell_apart_share_their_best_rank() -> None:
     assert all(row.low <= row.strength <= row.high for row in rows)
 
 
-def test_a_prior_of_two_arms_counts_its_votes() -> None:
-    found = prior(fit(votes_of({("a", "b"): 37, ("b", "a"): 13}), l2=TINY))
-    assert found.mean == pytest.approx([0.74, 0.26], abs=1e-5)
-    assert found.count == pytest.approx([50.0, 50.0], rel=1e-4)
-
-
-def test_a_prior_is_capped_and_of_an_arm_without_votes_worth_nothing() -> None:
-    found = fit(votes_of({("a", "b"): 40, ("b", "a"): 20}))
-    wider = fit_wins((*found.arms, "new"), np.pad(votes_of({("a", "b"): 40}).wins(), (0, 1)))
-    assert prior(found, most=10.0).count.tolist() == [10.0, 10.0]
-    assert prior(wider).count[2] == 0.0
-    assert prior(wider).mean[2] == pytest.approx(0.5)
-
-
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -294,7 +276,6 @@ def test_malformed_votes_are_refused(change, words) -> None:
         (lambda votes: fit_wins(("a",), votes.wins()), "wins"),
         (lambda votes: bootstrap(votes, seed=0, rounds=1), "rounds=1"),
         (lambda votes: leaderboard(votes, seed=0, level=1.0), "level=1"),
-        (lambda votes: prior(fit(votes), most=-1.0), "most=-1"),
         (lambda _: Votes.named(["a"], ["b", "c"]), "1 winners, 2 losers"),
     ],
 )

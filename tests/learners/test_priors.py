@@ -1,108 +1,258 @@
+import math
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from learners import catalogue
-from learners.bradley_terry import Prior, fit, leaderboard, prior
-from learners.contract import Learner, Params, Spec
-from learners.errors import PreferenceError
-from learners.interactions import Interactions
-from learners.priors import MAX_ROWS, as_interactions, as_seeds
-from learners.votes import Votes
+from learners import catalogue, probes
+from learners.contract import Reading, Spec
+from learners.errors import SpecError
+from learners.features import Schema
+from learners.interactions import Interactions, digest
+from learners.priors import MAX_ROWS, TAKES_NONE, Prior, as_interactions, expected
 
-ARMS = ("small", "middle", "large", "unheard")
-LEARNERS = ("best_fixed", "beta_thompson", "ema", "linucb", "neighbours", "per_domain", "pheromone")
-
-
-@pytest.fixture(name="votes")
-def _votes() -> Votes:
-    """600 votes: large beats middle beats small, each 3 times of 4; the others are not heard of."""
-    random = np.random.default_rng(0)
-    names = ("large", "middle", "small")
-    pairs = [random.permutation(3)[:2] for _ in range(600)]
-    won = [
-        pair if (random.random() < 0.75) is bool(pair[0] < pair[1]) else pair[::-1]
-        for pair in pairs
+ARMS = ("a", "b", "c", "d", "e", "new")
+SCHEMA = Schema.from_json(
+    [
+        {"name": "domain", "kind": "category", "values": ["code", "law"]},
+        {"name": "n", "kind": "number"},
     ]
-    return Votes.named([names[a] for a, _ in won], [names[b] for _, b in won])
+)
+MEANS = (0.1, 0.2, 0.3, 0.4, 0.5)
+LINE = {"a": 100.0, "b": 200.0, "c": 300.0, "d": 400.0, "e": 500.0, "new": 900.0}
+READING = Reading(("score", "cost_usd"), (1.0, -2.0), 0.5)
 
 
-def choices(learner: Learner, state: Any, x: np.ndarray) -> np.ndarray:
-    """How often each arm is the best choice, by its number."""
-    scorer = learner.freeze(state).greedy()
-    return np.asarray(scorer.distribution(x, np.ones((len(x), len(ARMS)), bool)).mean(axis=0))
-
-
-def real(log_of, n: int, means: list[float]) -> Interactions:
-    """A real log of n rows in which each arm's rewards are 0 or 1."""
-    log = replace(log_of(n, len(ARMS), seed=3), arms=ARMS)
-    won = np.random.default_rng(4).random(n) < np.array(means)[log.action]
-    wanted: Interactions = replace(log, reward=won.astype(float), parts=won.astype(float)[:, None])
-    return wanted
-
-
-def test_each_arm_has_its_mean_and_its_count(schema):
-    spec = Spec(schema, ARMS)
-    given = Prior(
-        ("large", "small", "gone", "middle"),
-        np.array([0.7, 0.2, 0.5, 0.4]),
-        np.array([9.5, 3.0, 8.0, 0.0]),
+def log_of(
+    n: int, means: tuple[float, ...], seed: int = 0, arms: tuple[str, ...] = ARMS
+) -> Interactions:
+    """n rows of an even choice among the arms that have a mean; rewards 0 or 1."""
+    random = np.random.default_rng(seed)
+    action = np.arange(n) % len(means)
+    x = SCHEMA.encode_all(
+        [
+            {"domain": "code" if side else "law", "n": float(z)}
+            for side, z in zip(random.random(n) < 0.5, random.normal(size=n), strict=True)
+        ]
     )
-    log = as_interactions(given, spec)
-    weight = np.bincount(log.action, log.weight, 4)
-    assert weight == pytest.approx([3.0, 0.0, 9.5, 0.0])
-    earned = np.bincount(log.action, log.weight * log.reward, 4)
-    assert earned[[0, 2]] / weight[[0, 2]] == pytest.approx([0.2, 0.7])
-    between = (log.reward > 1e-9) & (log.reward < 1 - 1e-9)
-    assert np.bincount(log.action[between], minlength=4).max() <= 1
-    scaled = as_interactions(given, spec, low=-3.0, high=5.0)
-    assert scaled.reward == pytest.approx(-3.0 + 8.0 * log.reward)
+    return Interactions(
+        arms=arms,
+        x=x,
+        eligible=np.ones((n, len(arms)), bool),
+        action=action,
+        propensity=np.full(n, 1 / len(means)),
+        reward=(random.random(n) < np.array(means)[action]).astype(float),
+        weight=np.ones(n),
+        at=np.arange(n, dtype=float) + 5.0,
+    )
 
 
-def test_a_prior_of_many_votes_has_few_rows(schema):
-    given = Prior(("small",), np.array([0.25]), np.array([1e6]))
-    log = as_interactions(given, Spec(schema, ARMS))
-    assert len(log) == MAX_ROWS
-    assert log.weight.sum() == pytest.approx(1e6)
-    assert log.reward.mean() == pytest.approx(0.25)
+def on_the_line(n: int) -> Interactions:
+    """Each arm's mean is exactly on a line in its rating, each reward .1 above or below it."""
+    log = log_of(n, MEANS)
+    away = np.where(np.arange(n) // len(MEANS) % 2 == 0, 0.1, -0.1)
+    reward = np.array(MEANS)[log.action] + away
+    told: Interactions = replace(log, reward=reward, parts=np.empty((0, 0)))
+    return told
 
 
-def test_a_prior_that_knows_nothing_gives_no_row(schema):
-    log = as_interactions(Prior(("gone",), np.array([0.5]), np.array([3.0])), Spec(schema, ARMS))
-    assert len(log) == 0
-    learner = catalogue.load("best_fixed")
-    assert learner.learn(learner.init(Spec(schema, ARMS)), log).moments.count == 0
+def spec_of(arms: tuple[str, ...] = ARMS) -> Spec:
+    return Spec(SCHEMA, arms)
 
 
-@pytest.mark.parametrize("name", LEARNERS)
-def test_the_first_choice_is_the_leaderboards_best_until_real_feedback_overrules_it(
-    name, schema, votes, log_of
-):
-    learner, spec = catalogue.load(name), Spec(schema, ARMS)
-    domains = schema.encode_all([{"domain": each} for each in ("code", "law", "maths", "")])
-    told = as_interactions(prior(fit(votes), most=30.0), spec, contexts=domains)
-    start = learner.learn(learner.init(spec), told)
-    log = real(log_of, 3_000, [0.9, 0.3, 0.1, 0.3])
-    before = choices(learner, start, log.x)
-    after = choices(learner, learner.learn(start, log), log.x)
-    print(name, before, after)
-    assert leaderboard(votes, seed=0, rounds=20)[0].arm == "large"
-    assert before[ARMS.index("large")] > 0.95
-    assert after[ARMS.index("small")] > 0.95
+def test_an_arm_is_expected_on_the_line_of_the_others_ratings_and_rewards() -> None:
+    found = expected(Prior(LINE, 20.0), on_the_line(1_000))
+    assert found.mean[:5] == pytest.approx(MEANS)
+    assert found.mean[5] == pytest.approx(0.9)
+    assert found.count.tolist() == [20.0] * 6
+    assert found.variance == pytest.approx(0.01, rel=0.01)
 
 
-def test_beta_thompson_starts_from_the_means_as_seeds(schema, votes):
-    learner = catalogue.load("beta_thompson")
-    params: Params = {"seeds": as_seeds(prior(fit(votes))), "prior_strength": 20.0}
-    state = learner.init(Spec(schema, ARMS, params))
-    assert choices(learner, state, np.eye(1, schema.dimension))[ARMS.index("large")] == 1.0
+def test_an_expectation_is_worth_what_the_others_are_off_the_line() -> None:
+    straight = on_the_line(100_000)
+    off = np.array([0.1, -0.1, 0.1, -0.1, 0.1])
+    crooked = replace(
+        straight, reward=straight.reward + off[straight.action], parts=np.empty((0, 0))
+    )
+    near = expected(Prior(LINE, 1_000.0), straight).count
+    far = expected(Prior(LINE, 1_000.0), crooked).count
+    assert near.min() > 500
+    # A reward's variance of .01 over an untold one of about .01: one interaction or so.
+    assert 0.0 < far.max() < 2.0
 
 
-def test_rewards_the_wrong_way_round_are_refused(schema):
-    given = Prior(("small",), np.array([0.5]), np.array([3.0]))
-    with pytest.raises(PreferenceError, match=r"low 1\.0, high 1\.0"):
-        as_interactions(given, Spec(schema, ARMS), low=1.0, high=1.0)
-    with pytest.raises(PreferenceError, match="contexts"):
-        as_interactions(given, Spec(schema, ARMS), contexts=np.zeros((0, schema.dimension)))
+def test_little_log_lets_ratings_be_worth_little() -> None:
+    counts = [expected(Prior(LINE, 1_000.0), on_the_line(n)).count[:5].mean() for n in (20, 200)]
+    assert 0.0 < counts[0] < 20.0 < counts[1] < 200.0
+
+
+def test_an_arms_own_rewards_say_nothing_of_its_own_expectation() -> None:
+    log = on_the_line(1_000)
+    lucky = replace(log, reward=log.reward + 0.3 * (log.action == 2), parts=np.empty((0, 0)))
+    before, after = (expected(Prior(LINE), each) for each in (log, lucky))
+    assert after.mean[2] == pytest.approx(before.mean[2])
+    assert after.count[2] == pytest.approx(before.count[2])
+    assert after.mean[5] != pytest.approx(before.mean[5])
+
+
+@given(scale=st.floats(1e-3, 1e3), shift=st.floats(-1e3, 1e3))
+def test_the_unit_of_ratings_does_not_matter(scale: float, shift: float) -> None:
+    log = log_of(200, MEANS)
+    moved = {arm: scale * rating / 100 + shift for arm, rating in LINE.items()}
+    plain, other = (expected(Prior(one), log) for one in (LINE, moved))
+    assert other.mean == pytest.approx(plain.mean, abs=1e-6)
+    assert other.count == pytest.approx(plain.count, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "ratings",
+    [
+        {arm: -rating for arm, rating in LINE.items()},
+        dict.fromkeys(LINE, 7.0),
+        {"p": 1.0, "q": 2.0, "r": 3.0, "s": 4.0},
+        {"a": 100.0, "b": 200.0, "c": 300.0, "new": 900.0, "gone": 5.0},
+    ],
+    ids=["reversed", "all alike", "of other arms", "too few others have rewards"],
+)
+def test_ratings_that_say_nothing_give_no_row(ratings: dict[str, float]) -> None:
+    log = on_the_line(1_000)
+    if "gone" in ratings:  # of a, b and c each sees two others
+        log = log.rows(log.action < 3)
+        ratings = {arm: rating for arm, rating in ratings.items() if arm != "new"}
+    rows = as_interactions(Prior(ratings), spec_of(), log)
+    assert len(rows) == 0
+    learner = catalogue.load("linucb")
+    spec = spec_of()
+    plain = learner.learn(learner.init(spec), log)
+    after = learner.learn(learner.learn(learner.init(spec), rows), log)
+    assert learner.snapshot(after) == learner.snapshot(plain)
+
+
+@pytest.mark.parametrize("log", [log_of(0, MEANS), replace(log_of(50, MEANS), weight=np.zeros(50))])
+def test_a_log_that_teaches_nothing_gives_no_row(log: Interactions) -> None:
+    assert len(as_interactions(Prior(LINE), spec_of(), log)) == 0
+
+
+def test_rewards_that_never_vary_give_no_row() -> None:
+    log = replace(on_the_line(100), reward=np.ones(100), parts=np.empty((0, 0)))
+    assert len(as_interactions(Prior(LINE), spec_of(), log)) == 0
+
+
+def test_the_rows_have_each_arms_expectation_and_count() -> None:
+    log = log_of(2_000, MEANS)
+    told = expected(Prior(LINE, 7.5), log)
+    rows = as_interactions(Prior(LINE, 7.5), spec_of(), log)
+    weight = np.bincount(rows.action, rows.weight, 6)
+    assert weight == pytest.approx(told.count)
+    earned = np.bincount(rows.action, rows.weight * rows.reward, 6) / weight
+    assert earned == pytest.approx(np.clip(told.mean, 0, 1))
+    assert rows.reward.min() >= 0.0
+    assert rows.reward.max() <= 1.0
+    assert (rows.at == 5.0).all()
+    deviation = np.sqrt(
+        np.bincount(rows.action, rows.reward**2) / np.bincount(rows.action) - earned**2
+    )
+    assert deviation[4] == pytest.approx(math.sqrt(told.variance), rel=0.2)
+
+
+def test_rows_tell_of_the_arm_and_of_no_context() -> None:
+    rows = as_interactions(Prior(LINE), spec_of(), log_of(500, MEANS))
+    assert (rows.x == SCHEMA.encode_all([{}])).all()
+    assert (rows.action[::2] == rows.action[1::2]).all()
+    assert (rows.reward[::2] >= rows.reward[1::2]).all()
+
+
+def test_no_rows_of_several_arms_are_taken_for_one_request() -> None:
+    rows = as_interactions(Prior(LINE), spec_of(), log_of(500, MEANS))
+    assert len(rows) > 60
+    assert len(probes.find(rows)) == 0
+
+
+def test_a_row_has_its_arms_usual_cost_and_its_parts_add_up() -> None:
+    log = log_of(1_000, MEANS)
+    cost = (log.action + 1) / 100
+    log = replace(log, parts=np.column_stack([log.reward, cost]))
+    log = replace(log, reward=log.parts @ [1.0, -2.0] + 0.5)
+    spec = Spec(SCHEMA, ARMS, reading=READING)
+    rows = as_interactions(Prior(LINE), spec, log)
+    assert rows.parts @ [1.0, -2.0] + 0.5 == pytest.approx(rows.reward)
+    served = rows.action < 5
+    assert rows.parts[served, 1] == pytest.approx((rows.action[served] + 1) / 100)
+    assert rows.parts[~served, 1] == pytest.approx(0.03)
+
+
+def test_a_prior_of_many_arms_has_few_rows() -> None:
+    arms = tuple(f"arm-{i:03}" for i in range(400))
+    log = log_of(4_000, tuple(np.linspace(0.1, 0.9, 400)), arms=arms)
+    prior = Prior({arm: float(i) for i, arm in enumerate(arms)}, 1_000.0)
+    rows = as_interactions(prior, spec_of(arms), log)
+    assert 400 < len(rows) <= MAX_ROWS
+    assert rows.weight.sum() == pytest.approx(expected(prior, log).count.sum())
+
+
+def test_the_same_log_gives_the_same_rows() -> None:
+    one, two = (as_interactions(Prior(LINE), spec_of(), log_of(300, MEANS)) for _ in range(2))
+    assert digest(one) == digest(two)
+
+
+@given(
+    ratings=st.lists(st.floats(-1e9, 1e9), min_size=6, max_size=6),
+    count=st.floats(0.0, 1_000.0, exclude_min=True),
+    n=st.integers(0, 60),
+)
+def test_whatever_the_ratings_no_arm_gets_more_than_the_count(
+    ratings: list[float], count: float, n: int
+) -> None:
+    prior = Prior(dict(zip(ARMS, ratings, strict=True)), count)
+    rows = as_interactions(prior, spec_of(), log_of(n, MEANS, seed=n))
+    assert np.bincount(rows.action, rows.weight, 6).max() <= count * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("name", sorted(set(catalogue.NAMES) - TAKES_NONE))
+def test_an_arm_that_never_served_is_chosen_by_its_rating_until_its_rewards_overrule(
+    name: str,
+) -> None:
+    learner, spec = catalogue.load(name), spec_of()
+
+    def share(log: Interactions, prior: Prior | None) -> float:
+        state = learner.init(spec)
+        if prior is not None:
+            state = learner.learn(state, as_interactions(prior, spec, log))
+        scorer = learner.freeze(learner.learn(state, log)).greedy()
+        return float(scorer.distribution(log.x, log.eligible)[:, 5].mean())
+
+    unheard = log_of(600, MEANS)
+    heard = log_of(3_000, (*MEANS, 0.05))
+    without, rated, overruled = (
+        share(unheard, None),
+        share(unheard, Prior(LINE, 40.0)),
+        share(heard, Prior(LINE, 40.0)),
+    )
+    print(name, without, rated, overruled)
+    assert without < 0.1
+    assert rated > 0.3  # river's learners go part of the way, all others choose it everywhere
+    assert overruled < 0.1
+
+
+@pytest.mark.parametrize(
+    ("ratings", "count", "said"),
+    [
+        ({"a": 1.0, "b": 2.0, "c": 3.0}, 20.0, "3 ratings: give 4 to 1,024, or none"),
+        ({**LINE, "a": math.nan}, 20.0, "ratings of 'a' is nan"),
+        ({**LINE, "b": 1e10}, 20.0, "at most 1e\\+09 either way"),
+        (LINE, 0.0, r"count is 0\.0: give more than 0, at most 1,000"),
+        (LINE, math.nan, "count is nan"),
+    ],
+)
+def test_a_prior_that_makes_no_sense_is_refused(
+    ratings: dict[str, float], count: float, said: str
+) -> None:
+    with pytest.raises(SpecError, match=said):
+        Prior(ratings, count)
+
+
+def test_without_ratings_there_is_no_prior() -> None:
+    assert not Prior()
+    assert Prior(LINE)

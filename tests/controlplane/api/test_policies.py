@@ -56,6 +56,7 @@ def test_settings_that_are_left_out_take_their_defaults(api: Api) -> None:
         ({"pool": "main", "gate": {"luck": 2}}, "gate.luck"),
         ({"pool": "main", "features": [{"name": "a", "kind": "smell"}]}, "features"),
         ({"pool": "main", "fallback_arm": "nobody"}, "fallback_arm"),
+        ({"pool": "main", "prior": {"ratings": dict.fromkeys("wxyz", 1)}}, "prior.ratings"),
         ({"pool": "main", "secret": 1}, "secret"),
     ],
 )
