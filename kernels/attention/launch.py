@@ -1,11 +1,10 @@
-"""Launch the attention kernel: a code object by the card's own driver, or the source by PyTorch.
+"""Launch the attention kernel: a code object by the card's own driver.
 
-``Attention`` takes a folder that :mod:`kernels.aot` wrote and needs nothing but a driver;
-:func:`attend_torch` is for where PyTorch and Triton are installed anyway.
+``Attention`` takes a folder that :mod:`kernels.aot` wrote and needs nothing but a driver: no
+PyTorch, and no compiler.
 """
 
 import ctypes
-import importlib
 import statistics
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,12 +21,8 @@ from kernels.attention.driver import Card
 from kernels.attention.objects import CodeObject
 from kernels.attention.triton_flash import (
     ARGUMENTS,
-    Backend,
-    Blocks,
     Dtype,
     Problem,
-    kernel,
-    precision,
     signature,
 )
 
@@ -196,53 +191,3 @@ def check_arguments(about: CodeObject) -> None:
 def load(card: Card, folder: Path, dtype: Dtype, head_dim: int) -> Attention:
     """The kernel of a folder for this card, number type and size of a head."""
     return Attention(card, objects.read(folder).find(card.target, dtype, head_dim), folder)
-
-
-def attend_torch(
-    query: Any,
-    key: Any,
-    value: Any,
-    *,
-    lengths: Any = None,
-    window: int | None = None,
-    scale: float | None = None,
-) -> Any:
-    """:func:`kernels.attention.reference.attend` on PyTorch's tensors, compiled when first called.
-
-    Args:
-        query: Of shape ``(B, H, T, D)``, on a card, in fp32, fp16 or bf16; so are the others.
-        key: See ``query``.
-        value: See ``query``.
-        lengths: Of shape ``(B,)``; None: all tokens are real. Not checked: that would wait.
-        window: None: no window.
-        scale: None: ``1 / sqrt(D)``.
-
-    Raises:
-        ModuleNotFoundError: PyTorch or Triton is not installed here.
-    """
-    torch = importlib.import_module("torch")
-    types: dict[Any, Dtype] = {
-        torch.float32: "fp32",
-        torch.float16: "fp16",
-        torch.bfloat16: "bf16",
-    }
-    reference.check_shapes(*(tuple(part.shape) for part in (query, key, value)))
-    batch, heads, tokens, size = query.shape
-    problem, cut = Problem(batch, heads, tokens, size, window, scale), Blocks()
-    backend: Backend = "hip" if torch.version.hip else "cuda"
-    real = torch.full((batch,), tokens) if lengths is None else lengths
-    out = torch.empty_like(query, memory_format=torch.contiguous_format)
-    kernel()[problem.grid(cut.queries)](
-        *(part.contiguous() for part in (query, key, value)),
-        real.to(device=query.device, dtype=torch.int32),
-        out,
-        **problem.numbers(),
-        head_dim=size,
-        queries=cut.queries,
-        keys=cut.keys,
-        precision=precision(types[query.dtype], backend),
-        widen=False,
-        num_warps=cut.warps,
-        num_stages=cut.stages,
-    )
-    return out
