@@ -2,9 +2,9 @@
 
 The next version goes on from there with the labels that came since. It begins anew where there is
 nothing to go on from, while labels are few, where they are half as many more as when it last began
-(its penalty was chosen for fewer), and where a label that was learnt was changed, taken back or weighs
-otherwise now: nothing that was learnt is ever unlearnt. Labels older than the oldest that are read
-are forgotten slowly, as others come in their place.
+(its penalty was chosen for fewer), and where a label that was learnt was changed, taken back or
+weighs otherwise now: nothing that was learnt is ever unlearnt. Labels older than the oldest that
+are read are forgotten slowly, as others come in their place.
 """
 
 import math

@@ -53,6 +53,10 @@ def _ref(name: str, target: str, *, key: bool = False, null: bool = False) -> sa
     )
 
 
+def _partial(name: str, *columns: str, where: str, unique: bool = False) -> sa.Index:
+    return sa.Index(name, *columns, unique=unique, postgresql_where=sa.text(where))
+
+
 projects = sa.Table(
     "projects", metadata, _id(), _text("name"), _time("created_at"), sa.UniqueConstraint("name")
 )
@@ -209,12 +213,7 @@ feedback = sa.Table(
     _time("received_at"),
     _time("retracted_at", null=True),
     sa.Index(None, "decision_id", "metric"),
-    sa.Index(
-        "ix_feedback_episode",
-        "project_id",
-        "episode_id",
-        postgresql_where=sa.text("episode_id IS NOT NULL"),
-    ),
+    _partial("ix_feedback_episode", "project_id", "episode_id", where="episode_id IS NOT NULL"),
     postgresql_partition_by="RANGE (feedback_id)",
 )
 
@@ -252,11 +251,7 @@ interactions = sa.Table(
     _time("joined_at"),
     _json("said", null=True),
     sa.Index(None, "policy_id", "position"),
-    sa.Index(
-        "ix_interactions_unrewarded",
-        "policy_id",
-        postgresql_where=sa.text("reward IS NULL AND position > 0"),
-    ),
+    _partial("ix_interactions_unrewarded", "policy_id", where="reward IS NULL AND position > 0"),
     postgresql_partition_by="RANGE (decision_id)",
 )
 
@@ -389,13 +384,7 @@ heads = sa.Table(
     _json("checks"),
     _time("created_at"),
     _time("served_at", null=True),
-    sa.Index(
-        "uq_heads_serving",
-        "policy_id",
-        "name",
-        unique=True,
-        postgresql_where=sa.text("state = 'serving'"),
-    ),
+    _partial("uq_heads_serving", "policy_id", "name", where="state = 'serving'", unique=True),
     sa.Column("learnt", BYTEA, nullable=True),
 )
 

@@ -21,7 +21,9 @@ TOPIC = {
 PATH = "/v1/policies/chat/heads"
 
 
-def teach(api: Api, count: int = 160, *, seed: int = 0) -> None:
+def teach(
+    api: Api, count: int = 160, *, seed: int = 0, names: tuple[str, str] = ("maths", "law")
+) -> None:
     """Decisions, each with feedback on what it was about, and a look of the worker."""
     random = np.random.default_rng(seed)
     labels = random.integers(2, size=count)
@@ -29,8 +31,7 @@ def teach(api: Api, count: int = 160, *, seed: int = 0) -> None:
     for label in labels:
         vector = (random.normal(size=SIZE) + 3 * label).round(3).tolist()
         (made,) = api.decisions(context={"sense": vector})
-        said = ("maths", "law")[label]
-        items.append({"decision_id": made, "metric": "topic", "value": said})
+        items.append({"decision_id": made, "metric": "topic", "value": names[label]})
     api.ok("POST", "/v1/feedback:batch", {"items": items})
     publisher = Publisher((SIGNER,), heads.EVERY)
     heads.step(api.engine, publisher, api.policy_id(), now=datetime.now(UTC))
@@ -60,6 +61,27 @@ def test_a_head_shows_what_it_is_and_the_numbers_of_its_versions(taught: Api) ->
     assert checks == dict.fromkeys(
         ("trained", "judged", "effective_n", "calibration", "over_serving"), True
     )
+
+
+def test_labels_that_teach_nothing_are_shown_with_what_mends_them(api: Api) -> None:
+    categories = {"maths": 1, "law": 0, "<b>art</b>": 0}
+    api.ok("PUT", "/v1/metrics/topic", {"type": "category", "categories": categories})
+    api.declare(heads=[TOPIC])
+    (head,) = api.ok("GET", PATH, scope="read")["items"]
+    assert head["labels"] is None
+    teach(api, 50, names=("maths", "<b>art</b>"))
+    (head,) = api.ok("GET", PATH, scope="read")["items"]
+    (unfit,) = head["labels"]["unfit"]
+    assert head["labels"]["usable"] + unfit["count"] == 50
+    assert head["labels"]["needed"] == 58
+    assert unfit["why"] == "class"
+    assert "none of the classes ['maths', 'law'], but '<b>art</b>'" in unfit["remedy"]
+    page = api.client.get("/", headers={"cookie": f"pointsman_key={api.tokens['read']}"}).text
+    assert f"{unfit['count']} labels teach nothing" in page
+    assert "&lt;b&gt;art&lt;/b&gt;" in page
+    assert "<b>art</b>" not in page
+    (finding,) = api.ok("GET", "/v1/policies/chat/findings", scope="read")["items"]
+    assert finding["monitor"] == "head_labels"
 
 
 def test_a_rollback_is_done_once_by_its_key(taught: Api) -> None:
