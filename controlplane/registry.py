@@ -183,6 +183,13 @@ def put_policy(
             "pool", f"pool {pool!r} has no arm: PUT /v1/pools/{pool}/arms/<arm> first"
         )
     _check_fallback(config, arms)
+    strangers = sorted(set(config.prior.ratings) - set(arms))
+    if strangers:
+        raise InvalidError(
+            "prior.ratings",
+            f"prior.ratings of {strangers[0]!r}, which is none of {arms}: leave it out, or PUT the "
+            "arm first",
+        )
     check_learners(config, arms)
     _check_heads(connection, project_id, pool_id, config)
     standing = policies.find_policy(connection, project_id, name)
