@@ -2,9 +2,9 @@
 
 A head learns short prompts, and is asked about long documents, of many prompts of one domain each.
 What it reads of them is what the pipeline gives it. What it is held against is the best reading of
-the full text that the same head has: the mean of its vectors over all the prompts of the document,
-with 126 tokens in each window of the encoder, as it is or of length 1, whichever is right more
-often. No window is left out, but a prompt that comes again is read once.
+the full text that the same head has: the mean of its vectors over all the document, in windows of
+what the encoder reads that begin anew with each prompt, as it is or of length 1, whichever is right
+more often.
 
 The compressor was tuned on rows of even numbers. Documents here are of odd ones, and heads learn
 from rows of which no document is made. ± is half of a 95 % interval of the paired difference.
