@@ -42,6 +42,7 @@ TAKES_NONE = frozenset(
 ``pheromone``, whose trails begin in each domain anew."""
 
 _MAX_IMPORTANCE = 5.0
+_TINY = 1e-300
 
 Floats = NDArray[np.float64]
 
@@ -94,16 +95,16 @@ class Expected:
     variance: float
 
 
-def expected(prior: Prior, log: Interactions) -> Expected:
+def expected(prior: Prior, log: Interactions, target: Floats | None = None) -> Expected:
     """What the ratings let expect of each arm, by what the other arms earned.
 
     Args:
         prior: names arms of the log, and maybe others.
         log: n interactions over K arms; importance-weighted, at most fivefold.
+        target: what is expected, in place of the reward, shape ``(n,)``.
     """
-    k = len(log.arms)
-    sums = ArmSums.empty(k, 1).add(log, np.zeros(len(log), dtype=np.int64), _MAX_IMPORTANCE)
-    cells = sums.cells()
+    k, everywhere = len(log.arms), np.zeros(len(log), dtype=np.int64)
+    cells = ArmSums.empty(k, 1).add(log, everywhere, _MAX_IMPORTANCE, reward=target).cells()
     rows, earned = cells.count[:, 0], cells.mean[:, 0]
     rating = np.array([prior.ratings.get(arm, math.nan) for arm in log.arms])
     rated = np.isfinite(rating)
@@ -168,16 +169,20 @@ def as_interactions(prior: Prior, spec: Spec, log: Interactions) -> Interactions
     An arm that is worth c interactions gets rows of the weight c in all, in pairs: one reward as
     far above the mean as the other is below, by the log's own deviation where its range allows it.
     All are of the empty context: in contexts of the log they would say that the arm is alike in all
-    of them. Rows count as probes: served for certain, whatever else was eligible. Where the log
-    tells the reward's parts apart, a row has its arm's usual ones, but for the part that varies
-    most.
+    of them. Rows count as probes: served for certain, whatever else was eligible.
+
+    Where the log tells the reward's parts apart, ratings speak of the part that varies most from
+    one of an arm's answers to another, which few rows tell least of; the others, a cost say, are
+    the arm's usual ones.
 
     Args:
         prior: what is known.
         spec: the learner's.
         log: what it will learn then.
     """
-    told = expected(prior, log)
+    mix, part = np.asarray(spec.reading.mix), _spoken_of(spec, log)
+    target = log.reward if part is None else log.parts[:, part] * mix[part]
+    told = expected(prior, log, target)
     arms = np.flatnonzero(told.count > 0)
     pairs = np.zeros(len(spec.arms), dtype=np.int64)
     most = max(1, MAX_ROWS // (2 * max(1, len(arms))))
@@ -186,43 +191,49 @@ def as_interactions(prior: Prior, spec: Spec, log: Interactions) -> Interactions
     turn = [np.flatnonzero(pairs > i) for i in range(int(pairs.max(initial=0)))]
     action = np.repeat(np.concatenate([np.zeros(0, np.int64), *turn]), 2)
     n = len(action)
-    reward = _rewards(told, log, action)
+    values = _around(told, target[log.weight > 0], action)
+    parts = values[:, None] if part is None else _usual(log, action)
+    if part is not None:
+        parts[:, part] = values / mix[part]
     return Interactions(
         arms=spec.arms,
         x=np.tile(np.eye(1, spec.schema.dimension), (n, 1)),
         eligible=np.ones((n, len(spec.arms)), dtype=np.bool_),
         action=action,
         propensity=np.ones(n),
-        reward=reward,
+        reward=values if part is None else parts @ mix + spec.reading.offset,
         weight=told.count[action] / np.maximum(2 * pairs[action], 1),
         at=np.full(n, log.at.min(initial=math.inf) if n else 0.0),
-        parts=_parts(spec, log, action, reward),
+        parts=parts,
     )
 
 
-def _rewards(told: Expected, log: Interactions, action: NDArray[np.int64]) -> Floats:
-    """Above and below each row's arm's mean in turn, within the log's range."""
+def _spoken_of(spec: Spec, log: Interactions) -> int | None:
+    """The part that varies most within arms; None where the log does not tell them apart."""
+    mix = np.asarray(spec.reading.mix)
+    if not len(log) or log.parts.shape[1] != len(mix) or not mix.any():
+        return None
+    if not np.allclose(log.parts @ mix + spec.reading.offset, log.reward):
+        return None
+    own = log.parts - _usual(log, log.action)
+    return int(np.argmax(np.abs(mix) * own.std(axis=0)))
+
+
+def _around(told: Expected, seen: Floats, action: NDArray[np.int64]) -> Floats:
+    """Above and below each row's arm's mean in turn, within the range of what was seen."""
     if not len(action):
         return np.zeros(0)
-    seen = log.reward[log.weight > 0]
     low, high = float(seen.min()), float(seen.max())
     mean = np.clip(told.mean[action], low, high)
-    room = np.minimum(high - mean, mean - low)
-    away = np.minimum(math.sqrt(told.variance), room)
+    away = np.minimum(math.sqrt(told.variance), np.minimum(high - mean, mean - low))
     return np.asarray(mean + np.where(np.arange(len(action)) % 2 == 0, away, -away))
 
 
-def _parts(spec: Spec, log: Interactions, action: NDArray[np.int64], reward: Floats) -> Floats:
-    """The rows' parts ``(n, m)``, which make up the reward; the reward where the log has but it."""
-    mix = np.asarray(spec.reading.mix)
-    if log.parts.shape[1] != len(mix) or not mix.any():
-        return reward[:, None]
-    usual = log.weight @ log.parts / log.weight.sum() if len(action) else np.zeros(len(mix))
-    found = np.tile(usual, (len(action), 1))
+def _usual(log: Interactions, action: NDArray[np.int64]) -> Floats:
+    """Each row's arm's mean parts ``(n, m)``; those of all where the arm has not served."""
+    found = np.zeros((len(action), log.parts.shape[1]))
     for arm in np.unique(action).tolist():
         own = log.weight * (log.action == arm)
-        if own.sum() > 0:
-            found[action == arm] = own @ log.parts / own.sum()
-    widest = int(np.argmax(np.abs(mix) * log.parts.std(axis=0))) if len(log) else 0
-    found[:, widest] += (reward - spec.reading.offset - found @ mix) / mix[widest]
+        own = own if own.sum() > 0 else log.weight
+        found[action == arm] = own @ log.parts / max(float(own.sum()), _TINY)
     return found

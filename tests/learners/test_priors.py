@@ -183,6 +183,25 @@ def test_a_row_has_its_arms_usual_cost_and_its_parts_add_up() -> None:
     assert rows.parts[~served, 1] == pytest.approx(0.03)
 
 
+def test_ratings_of_quality_hold_where_better_arms_cost_more_than_they_are_worth() -> None:
+    log = on_the_line(1_000)
+    cost = (log.action + 1) / 10  # twice .1 an arm, where an arm is .1 better than the one before
+    log = replace(log, parts=np.column_stack([log.reward, cost]))
+    log = replace(log, reward=log.parts @ [1.0, -2.0] + 0.5)
+    assert not expected(Prior(LINE), log).count.any()
+    rows = as_interactions(Prior(LINE), Spec(SCHEMA, ARMS, reading=READING), log)
+    score = np.bincount(rows.action, rows.parts[:, 0], 6) / np.bincount(rows.action)
+    assert score[:5] == pytest.approx(MEANS)
+    assert rows.parts[rows.action == 4, 1] == pytest.approx(0.5)
+
+
+def test_rewards_that_their_parts_do_not_make_up_are_taken_whole() -> None:
+    log = log_of(1_000, MEANS)
+    rows = as_interactions(Prior(LINE), Spec(SCHEMA, ARMS, reading=Reading(("a",), (2.0,))), log)
+    assert rows.reward.max() <= 1.0
+    assert (rows.parts[:, 0] == rows.reward).all()
+
+
 def test_a_prior_of_many_arms_has_few_rows() -> None:
     arms = tuple(f"arm-{i:03}" for i in range(400))
     log = log_of(4_000, tuple(np.linspace(0.1, 0.9, 400)), arms=arms)
