@@ -186,7 +186,8 @@ def _key_words(segments: Segments) -> list[str]:
     worth *= np.log1p(np.bincount(slots, minlength=1 << _SLOT_BITS))
     place = np.zeros(1 << _SLOT_BITS, np.intp)
     place[slots[::-1]] = np.arange(len(slots))[::-1]
-    best = np.argsort(-worth, kind="stable")[:KEY_WORDS]
+    best = np.argpartition(-worth, KEY_WORDS)[:KEY_WORDS]
+    best = best[np.argsort(-worth[best], kind="stable")]
     found = place[best[worth[best] > 0]].tolist()
     starts, ends = segments.word_starts, segments.word_ends
     return [segments.slice(int(starts[one]), int(ends[one])).lower() for one in found]
