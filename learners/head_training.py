@@ -30,7 +30,7 @@ MOST_HELD = 2_000
 """Rows, the newest, by which a penalty and a calibration are chosen."""
 MOST_HELD_CELLS = 200_000
 """Logits of those that are kept to calibrate by: fewer rows where there are many classes."""
-CHUNK = 2_000
+CHUNK = 5_000
 """Rows that one fit takes in; further ones follow it, so that no step grows with the log."""
 UNKNOWN = -1
 """The label of what an ood head does not know."""
