@@ -74,7 +74,9 @@ def test_chance_alone_is_no_miscalibration_and_a_head_too_sure_is() -> None:
         right = (random.random(80) < chance).astype(np.float64)
         left.append(miscalibration(chance, right, np.ones(80)))
         sure.append(
-            miscalibration(np.full(400, 0.95), (random.random(400) < 0.7) * 1.0, np.ones(400))
+            miscalibration(
+                np.full(400, 0.95), (random.random(400) < 0.7).astype(np.float64), np.ones(400)
+            )
         )
     assert np.mean(np.array(left) < 0.01) > 0.9
     assert min(sure) > 0.05
