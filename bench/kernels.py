@@ -1,4 +1,4 @@
-"""The classifiers' kernels: attention, text, heads, tools and Triton, a module for each part."""
+"""The classifiers' kernels: attention, text, heads, tools, Triton, cards; a module a part."""
 
 import sys
 from argparse import ArgumentParser
@@ -14,6 +14,7 @@ PARTS = {
     "heads": "bench.kernels_heads",
     "tools": "bench.kernels_tools",
     "triton": "bench.kernels_triton",
+    "gpu": "bench.kernels_gpu",
 }
 """Part → module, imported when the part is run. Each has ``run(quick) -> list[Measure]``."""
 

@@ -6,7 +6,6 @@ machine lacks what it needs. Inputs and weights are drawn from fixed seeds: no d
 
 import importlib
 import statistics
-import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -20,26 +19,17 @@ import numpy as np
 import numpy.typing as npt
 
 from kernels import aot
-from kernels.attention import driver, launch, reference
+from kernels.attention import driver, launch, trials
 from kernels.attention.driver import Card, DriverError, Lookup
-from kernels.attention.triton_flash import Dtype, Problem, from_bfloat16, to_bfloat16
+from kernels.attention.trials import BOUNDS, HEAD_DIM, HEADS, LONG_TOKENS, WINDOW
+from kernels.attention.triton_flash import Dtype, Problem
 
 Figures = dict[str, float | str]
 Array = npt.NDArray[Any]
 
-ROOT = Path(__file__).parent.parent
-TRITON = ROOT / ".venv-triton" / "bin" / "python"
 ROCM_VERSION = Path("/opt/rocm/.info/version")
-BOUNDS: Mapping[Dtype, float] = {"fp32": 1e-4, "fp16": 2e-3, "bf16": 2e-2}
-"""Largest difference from the oracle: what rounding of inputs of length 1 may do."""
-HEAD_DIM = 32
-"""Of the heads that are tried: MiniLM's."""
-WINDOW = 64
-LONG_TOKENS = 8_192
 MIN_COSINE = 0.999
 MIN_SPEED_UP = 5.0
-MAX_MEMORY_SHARE = 0.05
-BUILD_LIMIT_S = 600
 
 
 class Skipped(Exception):  # noqa: N818 -- it is no error: the claim could not be tried
@@ -127,17 +117,10 @@ class Machine:
             raise Skipped(f"kernels are built for {', '.join(aot.TARGETS)}, this is {target}")
         if self.objects is not None:
             return self.objects
-        if not TRITON.exists():
-            raise Skipped(f"{TRITON} is not there: make verify-rocm creates it; or give --objects")
-        out = self.scratch / "objects"
-        module = ["-m", "kernels.aot", "--out", str(out), "--target", target]
-        command = [str(TRITON), *module, "--head-dim", str(HEAD_DIM)]
-        done = subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=BUILD_LIMIT_S
-        )
-        if done.returncode == 2:
-            raise RuntimeError(f"kernels.aot failed: {done.stderr.strip()}")
-        return out
+        try:
+            return trials.build(target, self.scratch / "objects")
+        except trials.MissingTritonError as missing:
+            raise Skipped(f"{missing}; or give --objects") from missing
 
     def attention(self, dtype: Dtype) -> launch.Attention:
         """The attention kernel on the card."""
@@ -255,19 +238,7 @@ def check_attention(dtype: Dtype) -> Callable[[Machine], Figures]:
     """A check that the kernel agrees with the oracle in this number type."""
 
     def check(machine: Machine) -> Figures:
-        attention = machine.attention(dtype)
-        worst = 0.0
-        for tokens, window in ((333, None), (500, WINDOW), (64, 0), (1, None)):
-            parts = draw(2, 3, tokens)
-            given = [as_type(part, dtype) for part in parts]
-            rounded = [from_type(part, dtype) for part in given]
-            lengths = np.array([tokens, tokens // 2])
-            found = from_type(
-                attention.attend(given[0], given[1], given[2], lengths=lengths, window=window),
-                dtype,
-            )
-            wanted = reference.attend(*rounded, lengths=lengths, window=window)
-            worst = max(worst, float(np.nan_to_num(np.abs(found - wanted), nan=np.inf).max()))
+        worst = trials.difference(machine.attention(dtype))
         figures: Figures = {"largest_difference": worst, "bound": BOUNDS[dtype]}
         return held(figures, worst <= BOUNDS[dtype], "the kernel differs from the oracle")
 
@@ -276,16 +247,7 @@ def check_attention(dtype: Dtype) -> Callable[[Machine], Figures]:
 
 def check_window_speed(machine: Machine) -> Figures:
     """Blocks outside of the window take no time."""
-    attention = machine.attention("fp16")
-    tokens = machine.long_tokens
-    parts = [as_type(part, "fp16") for part in draw(1, 12, tokens)]
-    with attention.placed(parts[0], parts[1], parts[2], np.array([tokens])) as addresses:
-        whole, near = (
-            attention.seconds(
-                Problem(1, 12, tokens, HEAD_DIM, window=window), addresses, rounds=5, calls=10
-            )
-            for window in (None, WINDOW)
-        )
+    whole, near = trials.seconds(machine.attention("fp16"), machine.long_tokens)
     figures: Figures = {"whole_ms": whole * 1e3, "window_ms": near * 1e3, "ratio": whole / near}
     return held(figures, whole / near >= MIN_SPEED_UP, f"less than {MIN_SPEED_UP:g} times as fast")
 
@@ -302,7 +264,8 @@ def check_naive_speed(machine: Machine) -> Figures:
         raise Skipped("this PyTorch does not see an AMD card")
     tokens = machine.long_tokens
     query, key, value = (
-        torch.randn(1, 12, tokens, HEAD_DIM, dtype=torch.float16, device="cuda") for _ in range(3)
+        torch.randn(1, HEADS, tokens, HEAD_DIM, dtype=torch.float16, device="cuda")
+        for _ in range(3)
     )
 
     def naive() -> None:
@@ -312,7 +275,7 @@ def check_naive_speed(machine: Machine) -> Figures:
     attention = machine.attention("fp16")
     parts = [part.cpu().numpy() for part in (query, key, value)]
     with attention.placed(parts[0], parts[1], parts[2], np.array([tokens])) as addresses:
-        problem = Problem(1, 12, tokens, HEAD_DIM)
+        problem = Problem(1, HEADS, tokens, HEAD_DIM)
         flash = attention.seconds(problem, addresses, rounds=5, calls=10)
     plain = median_seconds(naive)
     figures: Figures = {"naive_ms": plain * 1e3, "flash_ms": flash * 1e3, "ratio": plain / flash}
@@ -321,18 +284,12 @@ def check_naive_speed(machine: Machine) -> Figures:
 
 def check_kernel_memory(machine: Machine) -> Figures:
     """A launch takes no memory of the card beyond its inputs and its output."""
-    attention = machine.attention("fp16")
-    tokens = machine.long_tokens
-    parts = [as_type(part, "fp16") for part in draw(1, 12, tokens)]
-    problem = Problem(1, 12, tokens, HEAD_DIM)
-    with attention.placed(parts[0], parts[1], parts[2], np.array([tokens])) as addresses:
-        before = machine.card.free_bytes()
-        attention.start(problem, addresses)
-        machine.card.wait()
-        taken = before - machine.card.free_bytes()
-    naive = 12 * tokens * tokens * 2
-    figures: Figures = {"taken_mib": taken / 2**20, "naive_scores_mib": naive / 2**20}
-    return held(figures, taken <= MAX_MEMORY_SHARE * naive, "more than 5 % of naive's scores")
+    taken = trials.memory(machine.attention("fp16"), machine.long_tokens)
+    figures: Figures = {
+        "taken_mib": taken.launch / 2**20,
+        "naive_scores_mib": taken.naive / 2**20,
+    }
+    return held(figures, taken.holds, "more than 5 % of naive's scores")
 
 
 def check_provider(machine: Machine) -> Figures:
@@ -390,25 +347,6 @@ def held(figures: Figures, holds: bool, otherwise: str) -> Figures:  # noqa: FBT
     if not holds:
         raise Refuted(otherwise, figures)
     return figures
-
-
-def draw(batch: int, heads: int, tokens: int) -> list[npt.NDArray[np.float32]]:
-    """Queries, keys and values of shape ``(B, H, T, HEAD_DIM)``."""
-    rng = np.random.default_rng(tokens)
-    shape = (batch, heads, tokens, HEAD_DIM)
-    return [rng.standard_normal(shape).astype(np.float32) for _ in range(3)]
-
-
-def as_type(part: npt.NDArray[np.float32], dtype: Dtype) -> Array:
-    """Rounded to a number type; bfloat16 as uint16."""
-    if dtype == "bf16":
-        return to_bfloat16(part)
-    return part.astype(np.float16) if dtype == "fp16" else part
-
-
-def from_type(part: Array, dtype: Dtype) -> Array:
-    """Back to numbers that numpy computes with."""
-    return from_bfloat16(part) if dtype == "bf16" else part.astype(np.float64)
 
 
 CLAIMS: tuple[Claim, ...] = (

@@ -6,24 +6,36 @@ card reads it. A launch runs the oracle. What a real driver refuses is refused.
 
 import ctypes
 import re
+from collections.abc import Mapping
 from ctypes import POINTER, c_float, c_int32, c_void_p
 from typing import Any
 
 import numpy as np
 
 from kernels.attention.reference import attend
-from kernels.attention.triton_flash import LOG2_E
+from kernels.attention.trials import as_type, from_type
+from kernels.attention.triton_flash import DTYPES, LOG2_E, Dtype
 
 CODE = b"a code object of this test"
+CODES: dict[bytes, Dtype] = {
+    CODE: "fp32",
+    CODE.replace(b"object", b"halves"): "fp16",
+    CODE.replace(b"object", b"brains"): "bf16",
+}
+"""Code objects that the card takes, by default, and the number type of each."""
 OTHER_CARD = 209
 INVALID = 1
 NO_CARD = 100
+FUNCTIONS = 90
+"""The handle of the first number type's kernel; the others' follow."""
+FUNCTIONS_THERE = range(FUNCTIONS, FUNCTIONS + len(DTYPES))
+NUMPY_TYPES = {"fp32": np.float32, "fp16": np.float16, "bf16": np.uint16}
 
 
 class PretendCard:
     """``calls`` is a :data:`kernels.attention.driver.Lookup`; ``fail`` makes a call return this.
 
-    ``error`` is added to each result of a launch.
+    ``error`` is added to each result of a launch; ``codes`` are what the card takes.
     """
 
     def __init__(
@@ -35,11 +47,13 @@ class PretendCard:
         fail: dict[str, int] | None = None,
         head_dim: int = 32,
         error: float = 0.0,
+        codes: Mapping[bytes, Dtype] | None = None,
     ) -> None:
         self.cards, self.queries, self.capability = cards, queries, capability
         self.fail, self.head_dim, self.error = fail or {}, head_dim, error
+        self.codes = dict(codes or CODES)
         self.memory: dict[int, Any] = {}
-        self.modules: set[int] = set()
+        self.modules: dict[int, Dtype] = {}
         self.retained = 0
         self.shared_allowed = 48 << 10
         self.launches: list[tuple[int, ...]] = []
@@ -109,23 +123,28 @@ class PretendCard:
         return 0
 
     def answer_module_load_data(self, module: Any, image: int) -> int:
-        if ctypes.string_at(image, len(CODE)) != CODE:
+        size = min(map(len, self.codes))  # how long the image is, a driver is not told
+        begins = ctypes.string_at(image, size)
+        dtype = next((kind for code, kind in self.codes.items() if code[:size] == begins), None)
+        if dtype is None:
             return OTHER_CARD
         module[0] = 40 + len(self.modules)
-        self.modules.add(module[0])
+        self.modules[module[0]] = dtype
         return 0
 
     def answer_module_unload(self, module: int) -> int:
-        self.modules.remove(module)
+        del self.modules[module]
         return 0
 
     def answer_module_get_function(self, function: Any, module: int, name: bytes) -> int:
-        function[0] = 90
-        return 0 if module in self.modules and name == b"flash_attention" else 500
+        if module not in self.modules or name != b"flash_attention":
+            return 500
+        function[0] = FUNCTIONS + DTYPES.index(self.modules[module])
+        return 0
 
     def answer_func_set_attribute(self, function: int, which: int, size: int) -> int:
         self.shared_allowed = size
-        return 0 if (function, which) == (90, 8) else INVALID
+        return 0 if function in FUNCTIONS_THERE and which == 8 else INVALID
 
     def answer_mem_get_info(self, free: Any, total: Any) -> None:
         total[0] = 1 << 30
@@ -147,13 +166,13 @@ class PretendCard:
     def answer_module_launch_kernel(self, function: int, *rest: Any) -> int:
         *shape, stream, arguments, extra = rest
         self.launches.append(tuple(shape))
-        if function != 90 or stream or extra or shape[6] > self.shared_allowed:
+        if function not in FUNCTIONS_THERE or stream or extra or shape[6] > self.shared_allowed:
             return INVALID
-        return self.run(shape, arguments)
+        return self.run(DTYPES[function - FUNCTIONS], shape, arguments)
 
     answer_launch_kernel = answer_module_launch_kernel
 
-    def run(self, shape: list[int], arguments: Any) -> int:
+    def run(self, dtype: Dtype, shape: list[int], arguments: Any) -> int:
         kinds = [c_void_p] * 5 + [c_int32] * 3 + [c_float] + [c_void_p] * 2
         values = [ctypes.cast(arguments[at], POINTER(kind))[0] for at, kind in enumerate(kinds)]
         query, key, value, lengths, out, heads, tokens, window, scale, *scratch = values
@@ -161,10 +180,11 @@ class PretendCard:
         if shape[0] != -(-tokens // self.queries) or rows % heads or scratch != [None, None]:
             return INVALID
         whole = (rows // heads, heads, tokens, self.head_dim)
-        parts = [self.array(at, np.float32, whole) for at in (query, key, value)]
+        kind = NUMPY_TYPES[dtype]
+        parts = [from_type(self.array(at, kind, whole), dtype) for at in (query, key, value)]
         real = self.array(lengths, np.int32, whole[:1])
         found = attend(*parts, lengths=real, window=window, scale=scale / LOG2_E)
-        self.array(out, np.float32, whole)[...] = found + self.error
+        self.array(out, kind, whole)[...] = as_type(found + self.error, dtype)
         return 0
 
     def array(self, address: int, dtype: Any, shape: tuple[int, ...]) -> Any:

@@ -13,15 +13,8 @@ from kernels.attention import driver, launch, objects, reference
 from kernels.attention.driver import Card, DriverError
 from kernels.attention.launch import Addresses, Attention, Packed
 from kernels.attention.objects import CodeObject, Manifest, ObjectError
-from kernels.attention.triton_flash import (
-    LOG2_E,
-    Backend,
-    Blocks,
-    Problem,
-    from_bfloat16,
-    signature,
-    to_bfloat16,
-)
+from kernels.attention.trials import BOUNDS, as_type, from_type
+from kernels.attention.triton_flash import LOG2_E, Backend, Blocks, Problem, signature
 from tests.kernels.drivers import CODE, PretendCard
 from tests.kernels.triton_environment import PYTHON, run
 
@@ -89,7 +82,7 @@ def test_all_that_was_taken_goes_back(backend: Backend, tmp_path: Path):
         assert pretend.memory == {}  # a launch's own arrays go at once
         card.allocate(100)
         assert card.free_bytes() == (1 << 30) - 100
-    assert (pretend.memory, pretend.modules, pretend.retained) == ({}, set(), 0)
+    assert (pretend.memory, pretend.modules, pretend.retained) == ({}, {}, 0)
 
 
 def test_a_failed_launch_gives_its_memory_back(tmp_path: Path):
@@ -224,7 +217,7 @@ def real_card() -> Iterator[Card]:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize(("dtype", "bound"), [("fp32", 1e-4), ("fp16", 2e-3), ("bf16", 2e-2)])
+@pytest.mark.parametrize(("dtype", "bound"), BOUNDS.items())
 def test_the_card_agrees_with_the_oracle(real_card: Card, dtype, bound: float, tmp_path: Path):
     if not PYTHON.exists():
         pytest.skip("make test creates .venv-triton, and it is not there")
@@ -241,13 +234,3 @@ def test_the_card_agrees_with_the_oracle(real_card: Card, dtype, bound: float, t
         found = from_type(attention.attend(*given, lengths=lengths, window=window), dtype)
         wanted = reference.attend(*rounded, lengths=lengths, window=window)
         assert np.abs(found - wanted).max() <= bound
-
-
-def as_type(part, dtype: str):
-    if dtype == "bf16":
-        return to_bfloat16(part)
-    return part.astype(np.float16 if dtype == "fp16" else np.float32)
-
-
-def from_type(part, dtype: str):
-    return from_bfloat16(part) if dtype == "bf16" else part.astype(np.float64)

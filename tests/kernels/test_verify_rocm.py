@@ -102,7 +102,7 @@ def test_a_card_that_computes_right_passes_and_gives_all_back(tmp_path: Path):
     assert [(one.status, one.reason) for one in found] == [("PASS", "")] * 3
     assert found[1].figures["card"] == "Pretend 300"
     assert found[2].figures["largest_difference"] == pytest.approx(0.0, abs=1e-6)
-    assert (pretend.memory, pretend.modules) == ({}, set())
+    assert (pretend.memory, pretend.modules) == ({}, {})
 
 
 @pytest.mark.parametrize("error", [0.01, float("nan")])
