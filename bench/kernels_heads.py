@@ -76,15 +76,18 @@ class Texts:
         ids = [self._parts.tokens.ids(one) for one in texts]
         return np.array([self._parts.table.embed(one) for one in ids], dtype=np.float64)
 
+    def both(self, texts: Sequence[str]) -> Floats:
+        return np.hstack([self.embedding(texts), self.static(texts)])
+
     def joint(self, texts: Sequence[str]) -> Floats:
         found = [evidence(personal.read(one), suspicion.read(one)) for one in texts]
-        return np.hstack([self.embedding(texts), self.static(texts), np.array(found)])
+        return np.hstack([self.both(texts), np.array(found)])
 
 
 def domains(texts: Texts, size: int) -> list[Measure]:
     """Guarded routing: three domains, and all else out; sources of the rest unseen as well."""
     rows = texts.rows("guard_domain", min(size, 2))
-    x = texts.joint([unwrapped(row["text"]) for row in rows])
+    x = texts.both([unwrapped(row["text"]) for row in rows])
     labels = np.array([DOMAINS.index(row["label"]) for row in rows])
     source = np.array([row["source"].split(":")[0] for row in rows])
     test = _drawn(len(rows), 0.4)
@@ -98,7 +101,7 @@ def domains(texts: Texts, size: int) -> list[Measure]:
         return float(2 * known * unknown / (known + unknown))
 
     each = [score(~judge, judge) for judge in splits]
-    name = f"guard_domain: GQR score, joint vector, {min(each):.3f} to {max(each):.3f} by split"
+    name = f"guard_domain: GQR score, vector both, {min(each):.3f} to {max(each):.3f} by split"
     found = [_at_least(name, float(np.mean(each)), "", 0.88)]
     for family in ("unsafe", "clinc_oos"):
         unseen = out & (source == family)
@@ -261,6 +264,7 @@ def tiers(texts: Texts, size: int) -> list[Measure]:
         ),
         "static": lambda: texts.static(queries),
         "embedding": lambda: texts.embedding(queries),
+        "both": lambda: texts.both(queries),
         "joint": lambda: texts.joint(queries),
     }
     found = []

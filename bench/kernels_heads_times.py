@@ -50,7 +50,7 @@ def measure_pipeline(
         encoder=Encoder(parts.session),
         heads=some_heads(),
         budgets=NO_LIMIT,
-        wanted=("embedding",),
+        wanted=("both",),
     )
     calls = 1 if chars > 10_000 else 10
     fresh = iter(range(10**9))
@@ -74,7 +74,7 @@ def measure_pipeline(
 
 
 def measure_texts(parts: Parts, name: str, texts: Sequence[str], limit_s: float) -> list[Measure]:
-    """A read of each of some texts with the vector ``joint``: the mean, and what nine of ten take.
+    """A read of each of some texts with the vector ``both``: the mean, and what nine of ten take.
 
     A text's time is the least of three reads, none of which keeps anything.
     """
@@ -84,7 +84,7 @@ def measure_texts(parts: Parts, name: str, texts: Sequence[str], limit_s: float)
         encoder=Encoder(parts.session, kept=1),
         heads=some_heads(),
         budgets=NO_LIMIT,
-        wanted=("joint",),
+        wanted=("both",),
     )
 
     def seconds(text: str) -> float:

@@ -21,7 +21,7 @@ NO, YES = "no", "yes"
 """The classes of a binary head that names none: of a boolean label."""
 TAKEN = frozenset(
     {*(row["name"] for row in SIGNAL_SCHEMA), "language", "personal", "embedding", "tiers"}
-    | {"reask", "ood", "grams", "static", "joint", "suspicion"}
+    | {"reask", "ood", "grams", "static", "both", "joint", "suspicion"}
 )
 """Names under which an edge's own signals stand in a context."""
 NUL = "\x00"
@@ -120,7 +120,7 @@ class HeadConfig:
                 "feature",
                 self.feature,
                 "an edge never logs it, so no head learns from it: give 'terms', 'static', "
-                "'embedding' or 'joint', or give a vector of your own another name",
+                "'embedding', 'both' or 'joint', or give a vector of your own another name",
             )
         self._check_label()
         self._check_numbers()

@@ -38,8 +38,8 @@ WORTH_KEEPING = 0.1
 LONGEST_PART = 24
 """Tokens that one sentence may take of the reserve; of a longer one the start is kept."""
 
-KEY_WORDS = 14
-STARTS = 4
+KEY_WORDS = 12
+STARTS = 8
 START = 12
 """Tokens of each start of a sentence that :func:`telling` gives."""
 
@@ -163,11 +163,11 @@ def _reserve(chosen: _Chosen, scores: Values, reserve: int) -> tuple[int, ...]:
 
 
 def telling(segments: Segments) -> str:
-    """About 64 tokens of a text for an encoder that reads no more: its key words, then its ends.
+    """About 100 tokens of a text for an encoder that reads no more: key words, then sentences.
 
     :data:`KEY_WORDS` words, of which longer and more frequent ones come first, and the starts of
-    the first sentence, the last one and two between. A text's first 64 tokens tell its subject
-    far less surely: they are of one place. The empty text gives the empty string.
+    the first sentence, of the last one and of six between. A text's first 64 tokens tell its
+    subject far less surely: they are of one place. The empty text gives the empty string.
     """
     count = len(segments)
     between = [index for index in _evenly(segments) if 0 < index < count - 1][: STARTS - 2]

@@ -66,6 +66,22 @@ class Encoder:
                 self._keep(key, vector)
         return [found[key] for key in keys]
 
+    def embed_parts(self, parts: Sequence[Ids]) -> Floats:
+        """One vector ``(d,)`` for a text of which some parts are read: their mean, of length 1.
+
+        Args:
+            parts: framed ids, at least one; parts of one length go through the model together.
+        """
+        if len(parts) == 1:
+            return self.embed(parts)[0]
+        key = _key([one for part in parts for one in part])
+        vector = self._find(key)
+        if vector is None:
+            total: Floats = self._session.encode([_cut(ids) for ids in parts]).sum(axis=0)
+            vector = total / np.float32(max(float(np.sqrt(total @ total)), 1e-12))
+            self._keep(key, vector)
+        return vector
+
     def embed_all(self, texts: Sequence[Ids]) -> Floats:
         """Vectors ``(n, d)`` of many texts; none is kept.
 
@@ -74,9 +90,9 @@ class Encoder:
         """
         return self._session.encode([_cut(ids) for ids in texts])
 
-    def knows(self, ids: Ids) -> bool:
-        """Whether a text's vector is kept, so that it costs next to nothing."""
-        return _key(ids) in self._kept
+    def knows(self, parts: Sequence[Ids]) -> bool:
+        """Whether the vector of a text's parts is kept, so that it costs next to nothing."""
+        return _key([one for part in parts for one in part]) in self._kept
 
     def _find(self, key: bytes) -> Floats | None:
         with self._lock:

@@ -3,16 +3,17 @@
 =========  ====================================================  ===========================
 tier       what                                                  read off
 =========  ====================================================  ===========================
-text       numbers, flags, hashed words, language, personal      all that the user said
-           data, suspicion, hashed grams; no model
+text       numbers, flags, hashed words, language, hashed grams  the user's newest messages
+text       personal data, suspicion: patterns, no model          all of user and tool messages
 static     mean of token vectors (:mod:`kernels.signals.static`)  the last turn, compressed
-encoder    one MiniLM pass for all heads                         the same, its first and last tokens
+encoder    one MiniLM pass for all heads                         the last turn, its ends or parts
 =========  ====================================================  ===========================
 
-The encoder costs most by far, so the last turn alone goes through it; a long one is compressed
-first, and of that half as many tokens are read. What must not miss a sentence (personal data,
-suspicion) reads the full text in the first tier, which no budget shortens. Earlier turns are
-compared with the last one where their vectors are kept, or the budget allows another pass.
+The encoder costs most by far, so the last turn alone goes through it, and of a long one a choice of
+words and sentences (:func:`kernels.compress.telling`). The patterns that must not miss a sentence
+(personal data, suspicion) read the full text of :func:`kernels.signals.text.guarded_texts` in the
+first tier, which no budget shortens. Earlier turns are compared with the last one where their
+vectors are kept, or the budget allows another pass.
 """
 
 import math
@@ -23,11 +24,11 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.compress import compress_segments
+from kernels.compress import compress_segments, telling
 from kernels.intake import Early
 from kernels.segments import Segments, split
 from kernels.signals import brief, grams, language, personal, reask, suspicion, text
-from kernels.signals.encoder import CAP, Encoder
+from kernels.signals.encoder import CAP, Encoder, Ids
 from kernels.signals.heads import HeadBank
 from kernels.signals.personal import Personal
 from kernels.signals.static import StaticTable
@@ -39,21 +40,27 @@ Value = float | str | bool | list[float]
 Signals = dict[str, Value]
 SHORT = 512
 """Characters that surely need no compression."""
-LONG_CAP = 64
-"""Tokens of a compressed text that the encoder reads."""
+PARTS, PART = 6, 16
+"""How many parts of a long text the encoder reads, and their tokens with the two that frame each.
+
+A long text is of many things: the mean of short looks at six of them tells its subject better than
+one look of 64 tokens, for half as much time more."""
 MAX_CHARS = 262_144
 """Characters of a turn that are compressed: the rest of a longer one is in no vector but grams'."""
 PERSONAL = 0.5
 """Score from which a text counts as personal."""
-VECTORS = ("grams", "static", "embedding", "joint")
-"""Names of the vectors; ``joint`` is the embedding, the static vector and :func:`evidence`."""
+VECTORS = ("grams", "static", "embedding", "both", "joint")
+"""Names of the vectors; ``both`` is the embedding and the static vector, ``joint`` these and
+:func:`evidence`."""
+ENCODED = frozenset({"embedding", "both", "joint"})
+"""Those that need the encoder."""
 _KINDS = tuple(sorted(personal.CERTAINTY))
 _MOST = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Budgets:
-    """Seconds since the start of a read after which a tier is not begun any more.
+    """Seconds since a request's start after which a tier is not begun any more.
 
     Nothing that has begun is broken off: one pass of the encoder bounds how far a read can go over.
     """
@@ -119,13 +126,21 @@ class Pipeline:
             clock=self._clock,
         )
 
-    def read(self, messages: Sequence[object], early: Early | None = None) -> Signals:
+    def read(
+        self,
+        messages: Sequence[object],
+        early: Early | None = None,
+        *,
+        started: float | None = None,
+    ) -> Signals:
         """The signals of an OpenAI chat request's ``messages``.
 
         Args:
             messages: as they came.
             early: what was read of the same text while it came (:mod:`kernels.intake`), which is
                 then not read again; one of less text than there is counts for nothing.
+            started: when the request was there, in seconds of the pipeline's ``clock``: what it
+                has waited since counts against the budgets. None: now.
 
         Returns:
             The first tier's values: those of :func:`kernels.signals.text.read_messages`,
@@ -135,24 +150,28 @@ class Pipeline:
             vectors; ``reask`` and ``reask.cosine`` where the encoder was read; and what
             :meth:`HeadBank.read` returns.
         """
-        run = _Run(self._clock, self._clock())
+        run = _Run(self._clock, self._clock() if started is None else started)
         turns, count = text.user_turns(messages)
         whole = "\n".join(turns)
-        if early is not None and early.chars < len(whole):
+        # One message alone is the same text for all.
+        guarded = whole if len(messages) == 1 else "\n".join(text.guarded_texts(messages))
+        if early is not None and early.chars < len(guarded):
             early = None
         found: Signals = {**text.read(whole), "turns": math.log1p(count)}
-        private, suspect, cut = _guarding(whole, early)
+        private, suspect, cut = _guarding(guarded, early)
         found.update(_first(private, suspect))
-        found["language"] = (early.language if early else language.read(whole)).code
+        known = early is not None and len(messages) <= text.MAX_MESSAGES
+        found["language"] = (early.language if early and known else language.read(whole)).code
         vectors: dict[str, Floats] = {}
         if "grams" in self._used:
             size = self._heads.dimensions.get("grams", grams.SIZE)
             vectors["grams"] = grams.read(whole, size=size)
         if turns and (self._table is not None or self._encoder is not None):
-            self._read_models(turns, cut if len(turns) == 1 else None, run, vectors, found)
-        if "joint" in self._used and {"static", "embedding"} <= vectors.keys():
-            parts = [vectors["embedding"], vectors["static"], evidence(private, suspect)]
-            vectors["joint"] = np.concatenate(parts)
+            same = len(turns) == 1 and guarded == whole
+            self._read_models(turns, cut if same else None, run, vectors, found)
+        if {"static", "embedding"} <= vectors.keys():
+            vectors["both"] = np.concatenate([vectors["embedding"], vectors["static"]])
+            vectors["joint"] = np.concatenate([vectors["both"], evidence(private, suspect)])
         for name in self._wanted & vectors.keys():
             found[name] = half(vectors[name])
         found.update(self._heads.read(vectors))
@@ -169,28 +188,29 @@ class Pipeline:
         found: Signals,
     ) -> None:
         assert self._tokens is not None  # noqa: S101 — no table and no encoder without it
-        wants_static = bool(self._used & {"static", "joint"})
-        wants_encoder = self._encoder is not None and bool(self._used & {"embedding", "joint"})
+        wants_static = self._table is not None and bool(self._used & {"static", "both", "joint"})
+        wants_encoder = self._encoder is not None and bool(self._used & ENCODED)
         if not wants_static and not wants_encoder:
             return
-        ids, cap = _ids(turns[-1], self._tokens, cut)
-        if self._table is not None and wants_static and run.begin("static", self._budgets.static_s):
-            vectors["static"] = self._table.embed(ids)
+        turn = _Turn(turns[-1], self._tokens, cut)
+        if wants_static and run.begin("static", self._budgets.static_s):
+            assert self._table is not None  # noqa: S101 — wanted only where it is there
+            vectors["static"] = self._table.embed(turn.gist())
         if wants_encoder and run.begin("encoder", self._budgets.encoder_s):
-            vectors["embedding"] = self._embed(self._tokens.framed(ids, cap), turns, run, found)
+            vectors["embedding"] = self._embed(turn.parts(), turns, run, found)
 
     def _embed(
-        self, ids: Sequence[int], turns: Sequence[str], run: "_Run", found: Signals
+        self, parts: Sequence[Ids], turns: Sequence[str], run: "_Run", found: Signals
     ) -> Floats:
         """The last turn's vector, and what it says of the turns before."""
         assert self._tokens is not None  # noqa: S101 — as above
         assert self._encoder is not None  # noqa: S101 — as above
-        current = self._encoder.embed([ids])[0]
+        current = self._encoder.embed_parts(parts)
         earlier: list[Floats] = []
         for turn in reversed(turns[-1 - reask.TURNS : -1]):
-            before = self._tokens.framed(*_ids(turn, self._tokens))
+            before = _Turn(turn, self._tokens).parts()
             if self._encoder.knows(before) or run.elapsed() < self._budgets.reask_s:
-                earlier.extend(self._encoder.embed([before]))
+                earlier.append(self._encoder.embed_parts(before))
         cosine = reask.nearest(current, earlier)
         found["reask.cosine"] = cosine
         found["reask"] = cosine >= reask.THRESHOLD
@@ -240,18 +260,18 @@ class _Cut:
     suspicions: suspicion.Scores
 
 
-def _guarding(whole: str, early: Early | None) -> tuple[Personal, Suspicion, _Cut | None]:
+def _guarding(guarded: str, early: Early | None) -> tuple[Personal, Suspicion, _Cut | None]:
     """What must see every character; and the text's sentences, where it was cut into them."""
     if early is not None:
         return early.personal, early.suspicion, None
-    told = brief.read(whole)
+    told = brief.read(guarded)
     if told is not None:
         return *told, None
-    if not 0 < len(whole) <= MAX_CHARS:
-        return personal.read(whole), suspicion.read(whole), None
-    segments = split(whole)
+    if not 0 < len(guarded) <= MAX_CHARS:
+        return personal.read(guarded), suspicion.read(guarded), None
+    segments = split(guarded)
     cut = _Cut(segments, suspicion.score(segments))
-    return personal.read(whole, segments), suspicion.of(cut.suspicions), cut
+    return personal.read(guarded, segments), suspicion.of(cut.suspicions), cut
 
 
 def _first(private: Personal, suspect: Suspicion) -> Signals:
@@ -261,14 +281,33 @@ def _first(private: Personal, suspect: Suspicion) -> Signals:
     return found | {"suspicion": suspect.score}
 
 
-def _ids(turn: str, tokens: Tokens, cut: _Cut | None = None) -> tuple[list[int], int]:
-    """Token ids of a text or, where it is long, of its gist; and how many the encoder reads."""
-    if len(turn) <= SHORT:
-        return tokens.ids(turn), CAP
-    part = turn[:MAX_CHARS]
-    segments = split(part) if cut is None else cut.segments
-    if int(segments.tokens.sum()) <= MAX_TOKENS:
-        return tokens.ids(part), CAP
-    scores = None if cut is None else cut.suspicions
-    gist = compress_segments(segments, part, budget=MAX_TOKENS, suspicions=scores)
-    return tokens.ids(gist.text), LONG_CAP
+class _Turn:
+    """What the models read of a turn: all of its first tokens or, where it is long, a choice."""
+
+    def __init__(self, said: str, tokens: Tokens, cut: _Cut | None = None) -> None:
+        self._said = said[:MAX_CHARS]
+        self._tokens = tokens
+        self._cut = cut
+        self._segments: Segments | None = None
+        if len(said) > SHORT:
+            segments = split(self._said) if cut is None else cut.segments
+            self._segments = segments if int(segments.tokens.sum()) > MAX_TOKENS else None
+        self._ids = tokens.ids(self._said) if self._segments is None else []
+
+    def gist(self) -> list[int]:
+        """The token ids for the static table: of a long turn those of its compressed text."""
+        if self._segments is None:
+            return self._ids
+        scores = None if self._cut is None else self._cut.suspicions
+        gist = compress_segments(self._segments, self._said, budget=MAX_TOKENS, suspicions=scores)
+        return self._tokens.ids(gist.text)
+
+    def parts(self) -> list[list[int]]:
+        """The framed ids for the encoder: one text or, of a long turn, :data:`PARTS` short ones."""
+        if self._segments is None:
+            return [self._tokens.framed(self._ids, CAP)]
+        told = self._tokens.ids(telling(self._segments))
+        bare = PART - 2
+        whole = min(PARTS, len(told) // bare)
+        pieces = [told[at * bare : (at + 1) * bare] for at in range(whole)] or [told]
+        return [self._tokens.framed(piece, PART) for piece in pieces]

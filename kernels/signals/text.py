@@ -22,6 +22,8 @@ TAIL = 1000
 """How many characters are read from its end, where a prompt often puts its question."""
 MAX_MESSAGES = 256
 """How many messages of a chat are read: the newest."""
+GUARDED_ROLES = ("user", "tool", "function")
+"""Whose messages may hold what others than the operator and the model have written."""
 
 SIGNAL_SCHEMA: list[dict[str, Any]] = [
     {"name": "chars", "kind": "number", "mean": 5.4, "scale": 1.0},
@@ -103,6 +105,20 @@ def user_turns(messages: Sequence[object]) -> tuple[list[str], int]:
     said = [m for m in recent if m.get("role") == "user"]
     texts = ["\n".join(_texts(m.get("content"))) for m in said or recent]
     return [text for text in texts if text], len(said)
+
+
+def guarded_texts(messages: Sequence[object]) -> list[str]:
+    """The texts that must be read for attacks and personal data, oldest first.
+
+    They are those of all messages whose role is one of :data:`GUARDED_ROLES`, however many there
+    are, and of all roles where no message is a user's.
+    """
+    known = [m for m in messages if isinstance(m, Mapping)]
+    roles = [m.get("role") for m in known]
+    if "user" in roles:
+        known = [m for m, role in zip(known, roles, strict=True) if role in GUARDED_ROLES]
+    texts = ["\n".join(_texts(m.get("content"))) for m in known]
+    return [text for text in texts if text]
 
 
 def _texts(content: object) -> list[str]:

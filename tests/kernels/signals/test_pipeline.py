@@ -1,4 +1,5 @@
 import string
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ from tokenizers.processors import TemplateProcessing
 from kernels.graphs.builder import build
 from kernels.graphs.quantize import build_int8
 from kernels.intake import Early
+from kernels.models import VARIANT
 from kernels.providers import choose
 from kernels.sessions import EncoderSession
 from kernels.signals import language, personal, suspicion
 from kernels.signals.encoder import CAP, Encoder
 from kernels.signals.heads import Head, HeadBank
-from kernels.signals.pipeline import VECTORS, Budgets, Pipeline, evidence
+from kernels.signals.pipeline import PART, PARTS, VECTORS, Budgets, Pipeline, evidence
 from kernels.signals.prototypes import FEEDBACK, prototype_head, shipped
 from kernels.signals.static import StaticTable
 from kernels.signals.tokens import Tokens
@@ -107,6 +109,7 @@ def test_the_joint_vector_is_all_that_was_found_side_by_side(pipeline: Pipeline)
     seen = evidence(personal.read(words), suspicion.read(words))
     parts = np.concatenate([np.array(found["embedding"]), np.array(found["static"]), seen])
     np.testing.assert_allclose(np.array(found["joint"]), parts, atol=1e-3)
+    np.testing.assert_allclose(np.array(found["both"]), parts[: -len(seen)], atol=1e-3)
     assert seen.max() >= 1.0
 
 
@@ -166,7 +169,7 @@ def test_earlier_turns_wait_for_no_second_pass_when_time_is_short(
     pipeline = Pipeline(tokens=tokens, encoder=encoder, budgets=short)
     assert pipeline.read(said("boat", "boat"))["reask"] is True  # the last turn's own vector
     assert pipeline.read(said("sea", "boat"))["reask.cosine"] == 0.0
-    assert not encoder.knows(tokens.framed(tokens.ids("sea"), CAP))
+    assert not encoder.knows([tokens.framed(tokens.ids("sea"), CAP)])
 
 
 def test_heads_are_swapped_and_keep_the_models(pipeline: Pipeline) -> None:
@@ -206,13 +209,50 @@ def test_texts_together_and_alone_get_the_same_vectors(
     np.testing.assert_allclose(encoder.embed_all(texts), alone, atol=1e-5)
 
 
+def test_a_text_of_parts_has_the_mean_of_their_vectors(
+    tokens: Tokens, session: EncoderSession
+) -> None:
+    encoder = Encoder(session)
+    parts = [tokens.framed(tokens.ids(one), CAP) for one in ("a boat", "a sea", "the sea")]
+    found = encoder.embed_parts(parts)
+    mean = np.mean(encoder.embed(parts), axis=0)
+    np.testing.assert_allclose(found, mean / np.linalg.norm(mean), atol=1e-5)
+    assert encoder.knows(parts)
+    assert encoder.embed_parts(parts) is found
+    assert not encoder.knows(parts[:2])
+
+
+class Watched:
+    """A session that notes the shapes that it meets."""
+
+    def __init__(self, session: EncoderSession) -> None:
+        self._session = session
+        self.lengths: list[list[int]] = []
+
+    def encode(self, texts: Sequence[Sequence[int]]) -> np.ndarray:
+        self.lengths.append([len(one) for one in texts])
+        return self._session.encode(texts)
+
+
+def test_of_a_long_turn_the_encoder_reads_short_parts_at_once(
+    tokens: Tokens, session: EncoderSession
+) -> None:
+    watched = Watched(session)
+    pipeline = Pipeline(tokens=tokens, encoder=Encoder(watched), budgets=AMPLE)
+    lines = [f"The boat number {at} met a sea of kind {at * 7}." for at in range(300)]
+    pipeline.read(said(" ".join(lines)))
+    assert watched.lengths == [[PART] * PARTS]
+    pipeline.read(said("a boat"))
+    assert len(watched.lengths[1]) == 1
+
+
 def test_the_oldest_vector_makes_room(tokens: Tokens, session: EncoderSession) -> None:
     texts = [tokens.framed(tokens.ids(one), CAP) for one in ("boat", "sea", "a")]
     encoder = Encoder(session, kept=2)
     encoder.embed(texts[:2])
     encoder.embed(texts[:1])  # the boat is newer than the sea now
     encoder.embed(texts[2:])
-    assert [encoder.knows(one) for one in texts] == [True, False, True]
+    assert [encoder.knows([one]) for one in texts] == [True, False, True]
 
 
 def test_prototypes_tell_what_a_turn_says_of_the_answer_before(tmp_path: Path) -> None:
@@ -245,7 +285,7 @@ def test_the_prototypes_that_come_with_the_program_are_those_of_this_encoder(
 ) -> None:
     """Where this fails, the phrases or the encoder have changed: build them anew."""
     model = minilm()
-    graph = build_int8(model.weights, model.config, "flash", reduce_range=True)
+    graph = build_int8(model.weights, model.config, VARIANT, reduce_range=True)
     (tmp_path / "encoder.onnx").write_bytes(graph)
     session = EncoderSession(choose(tmp_path / "encoder.onnx", require="cpu"), most_tokens=CAP)
     encoder, words = Encoder(session), Tokens(model.folder / "tokenizer.json")
