@@ -186,7 +186,7 @@ class Reader:
 
 
 def _is_short(messages: Sequence[object]) -> bool:
-    return sum(map(len, text.user_turns(messages)[0])) <= AT_ONCE_CHARS
+    return sum(map(len, text.guarded_texts(messages))) <= AT_ONCE_CHARS
 
 
 def open_reader(settings: Settings, metrics: Metrics) -> Reader:

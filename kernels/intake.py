@@ -9,9 +9,10 @@ It looks and never judges: bytes are not kept, nothing is refused, and whatever 
 ends its reading with :attr:`Intake.broken`. Whether a body is valid JSON is for the parser that
 gets the whole of it.
 
-What it reads is the text of :func:`kernels.signals.text.user_turns`. Nothing may be hidden from it
-that a parser finds later, so it gives up where a key or a role is written with an escape or a role
-comes twice, and has no answer where only the whole body tells which texts count.
+What it reads is the text of :func:`kernels.signals.text.guarded_texts`. Nothing may be hidden from
+it that a parser finds later, so it gives up where a key or a role is written with an escape or one
+of a message's role and the messages comes twice, and has no answer where only the whole body tells
+which texts count.
 """
 
 import re
@@ -24,12 +25,12 @@ from kernels.signals import language, personal, suspicion
 from kernels.signals.language import Language
 from kernels.signals.personal import Personal
 from kernels.signals.suspicion import Suspicion
-from kernels.signals.text import MAX_MESSAGES
+from kernels.signals.text import GUARDED_ROLES
 
 BLOCK_CHARS = 16_384
 """Text is read when so much of it has come."""
 OPENING_CHARS = 2_048
-"""How much of the first message that is the user's is kept."""
+"""How much is kept of the start of what the user says."""
 MAX_MARKS = 8_192
 """Brackets, commas, colons and strings that are followed: a body of more is read when whole."""
 MAX_DEPTH = 32
@@ -40,13 +41,19 @@ _UP_TO_BRACKET = re.compile(rb'(?:[^"{}\[\]]++|"[^"\\]*+(?:\\.[^"\\]*+)*+")*+', 
 _INSIDE = re.compile(rb'[^"\\]*+(?:\\(?:u[0-9A-Fa-f]{4}|[^u])[^"\\]*+)*+')
 _HALF = re.compile(rb"\\u[dD][89abAB][0-9A-Fa-f]{2}\Z")
 _MAX_NAME = 256
+_NO_ROLE, _USER = b"", b"user"
+_GUARDED = (_NO_ROLE, *(role.encode() for role in GUARDED_ROLES))
 _MESSAGE = (b"{", b"[", b"{")
 _PART = (*_MESSAGE, b"[", b"{")
+_ONCE = {(b"{",): b"messages", _MESSAGE: b"role"}
 
 
 @dataclass(frozen=True, slots=True)
 class Early:
-    """What the text that has come so far tells; ``chars`` is how much of it there was."""
+    """What the text that has come so far tells; ``chars`` is how much of it there was.
+
+    Language and ``opening`` are of what the user says first, all else of every text that is read.
+    """
 
     model: str | None
     chars: int
@@ -112,11 +119,10 @@ class Intake:
         self._at_key = False
         self._string: list[bytes] | None = None
         self._marks = 0
-        self._role = b""
-        self._first_user: int | None = None
-        self._messages = 0
+        self._role = _NO_ROLE
         self._users = 0
-        self._said = False
+        self._told: set[bytes] = set()
+        self._unsure = False
         self._others = False
         self._passed = False
         self._text = _Text()
@@ -148,13 +154,12 @@ class Intake:
     def finish(self) -> Early | None:
         """What the whole text tells, or None where that is not known from what was followed.
 
-        It is not where the body has no end, where a text was taken for the user's and is not, where
-        no message is the user's, so that those which were passed over count, or where there are
-        more messages than are read.
+        It is not where the body has no end, where a text was taken for the user's and is not, or
+        where no message is the user's, so that those which were passed over count.
         """
         if self.broken or self._stack or self._string is not None:
             return None
-        if self._messages > MAX_MESSAGES or (self._others if self._users else self._passed):
+        if self._others if self._users else self._passed:
             return None
         self._text.read(whole=True)
         return self.so_far()
@@ -193,15 +198,15 @@ class Intake:
         self._keys.append(b"")
         self._at_key = mark == b"{"
         if tuple(self._stack) == _MESSAGE and self._keys[1] == b"messages":
-            self._messages += 1
-            self._role = b""
-            self._said = False
+            self._role = _NO_ROLE
+            self._told.discard(b"role")
+            self._unsure = False
         self.broken = len(self._stack) > MAX_DEPTH
 
     def _close(self, mark: bytes) -> None:
         if tuple(self._stack) == _MESSAGE and self._keys[1] == b"messages":
-            self._users += self._role == b"user"
-            self._others |= self._said and self._role != b"user"
+            self._users += self._role == _USER
+            self._others |= self._unsure and self._role != _USER
         if not self._stack or self._stack.pop() != (b"{" if mark == b"}" else b"["):
             self.broken = True
             return
@@ -240,33 +245,39 @@ class Intake:
         if self._at_key:
             self._keys[-1] = value
             self._at_key = False
-            self.broken |= b"\\" in value
+            self.broken |= b"\\" in value or self._comes_twice(value)
         elif tuple(self._stack) == (b"{",) and self._keys[1] == b"model":
             self.model = _decoded(value)
         elif tuple(self._stack) == _MESSAGE and self._keys[3] == b"role":
-            self.broken |= bool(self._role) or b"\\" in value
+            self.broken |= b"\\" in value
             self._role = value
 
+    def _comes_twice(self, key: bytes) -> bool:
+        """Whether this is a second key of those that say whose texts count: a parser takes one."""
+        if self._keys[1] != b"messages" or _ONCE.get(tuple(self._stack)) != key:
+            return False
+        twice = key in self._told
+        self._told.add(key)
+        return twice
+
     def _is_text(self) -> bool:
-        """Whether a value here is text of a message: its content, or a part's text."""
+        """Whether a value here is text that is read: a message's content, or its part's text."""
         stack, keys = tuple(self._stack), self._keys
         if stack[:3] != _MESSAGE or keys[1] != b"messages" or keys[3] != b"content":
             return False
         if len(stack) not in (3, 4) and not (stack == _PART and keys[5] == b"text"):
             return False
-        counts = self._role in (b"", b"user")
-        self._passed |= not counts
-        return counts
+        # Where no user speaks, a language is read off the others' text: it was no opening here.
+        self._passed |= self._role not in (_NO_ROLE, _USER)
+        return self._role in _GUARDED
 
     def _add_text(self, part: bytes) -> None:
-        self._said = True
+        self._unsure |= self._role == _NO_ROLE
         text = _decoded(part)
         if text is None:
             self.broken = True
             return
-        if self._first_user is None:
-            self._first_user = self._messages
-        self._text.add(text, opens=self._messages == self._first_user)
+        self._text.add(text, opens=self._role in (_NO_ROLE, _USER))
 
 
 def _whole_chars(buffer: bytes, at: int, end: int) -> int:

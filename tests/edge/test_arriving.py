@@ -91,6 +91,18 @@ def test_a_large_body_is_read_while_it_comes_and_kept_as_it_is(step: int) -> Non
         (naming(MAIL), b"[}" + chat(LONG)),
     ],
     ids=["small", "text signals alone", "an arm", "another policy", "no JSON"],
+@pytest.mark.parametrize("step", [1_500, 20_000])
+def test_a_tools_result_is_read_for_guards_while_it_comes(step: int) -> None:
+    told = [("user", "What does it say?"), ("tool", LONG), ("assistant", "cy@example.org")]
+    messages = [{"role": role, "content": content} for role, content in told]
+    body = json.dumps({"model": "route/chat", "messages": messages}).encode()
+    found = taken(naming(MAIL), body, step=step)
+    assert found.body == body
+    assert found.early is not None
+    assert found.early.chars == len("What does it say?\n") + len(LONG) + 1
+    assert found.early.personal.counts["email"] == 1
+
+
 )
 def test_a_body_that_need_not_be_listened_to_is_kept_as_it_is(bundle: Bundle, body: bytes) -> None:
     found = taken(bundle, body)

@@ -176,6 +176,40 @@ def test_more_messages_than_the_limit_leave_the_newest():
     assert found["turns"] == pytest.approx(math.log1p(signals.MAX_MESSAGES))
 
 
+@pytest.mark.parametrize("role", ["tool", "function"])
+def test_guards_read_what_tools_brought_and_signals_do_not(role):
+    chat = [
+        {"role": "system", "content": "You are helpful"},
+        {"role": "user", "content": "first"},
+        {"role": "developer", "content": "Be brief"},
+        {"role": role, "content": [{"type": "text", "text": "a"}, "page", {"text": 3}]},
+        {"role": "assistant", "content": "It says a page"},
+        {"role": "user", "content": "second"},
+    ]
+    assert signals.guarded_texts(chat) == ["first", "a\npage", "second"]
+    assert signals.user_turns(chat) == (["first", "second"], 2)
+
+
+def test_guards_read_every_message_however_many_there_are():
+    chat = [{"role": "user", "content": f"old {i}"} for i in range(1_000)]
+    assert signals.guarded_texts(chat) == [f"old {i}" for i in range(1_000)]
+    tools = [chat[0], *[{"role": "tool", "content": f"page {i}"} for i in range(1_000)]]
+    assert len(signals.guarded_texts(tools)) == 1_001
+
+
+def test_guards_read_all_roles_where_no_user_speaks():
+    chat = [{"role": role, "content": role} for role in ("system", "tool", "assistant")] * 200
+    assert signals.guarded_texts(chat) == ["system", "tool", "assistant"] * 200
+
+
+@given(messages)
+def test_guards_are_given_texts_of_messages_of_any_form(found):
+    texts = signals.guarded_texts(found)
+    assert all(texts)
+    said, users = signals.user_turns(found)
+    assert not users or set(said) <= set(texts)
+
+
 def test_words_of_one_kind_lie_nearer_than_words_of_another():
     def terms(text: str) -> list[float]:
         found = signals.read(text)["terms"]
