@@ -1,3 +1,4 @@
+import json
 import string
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from tokenizers.processors import TemplateProcessing
 
 from kernels.graphs.builder import build
 from kernels.graphs.quantize import build_int8
-from kernels.intake import Early
+from kernels.intake import Early, Intake
 from kernels.models import VARIANT
 from kernels.providers import choose
 from kernels.sessions import EncoderSession
