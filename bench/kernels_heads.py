@@ -18,12 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench import jailbreak_hard, minilm, tables
-from bench.kernels_heads_times import measure_texts, times
+from bench.feedback_turns import TURNS
+from bench.kernels_heads_times import NO_LIMIT, measure_texts, times
 from bench.measure import Measure, main
-from kernels.signals import grams, personal, suspicion, text
+from kernels.signals import grams, personal, prototypes, suspicion, text
 from kernels.signals.encoder import CAP
+from kernels.signals.heads import Head, HeadBank
 from kernels.signals.opening import Parts, open_parts
-from kernels.signals.pipeline import evidence
+from kernels.signals.pipeline import Pipeline, evidence
 from learners import head_fitting, head_measures
 from learners.heads import HeadModel
 
@@ -39,7 +41,7 @@ SPLITS = (3, 4, 5)
 def run(quick: bool) -> list[Measure]:  # noqa: FBT001 — the one switch of every benchmark
     """All measures; those of tables only where the tables are."""
     parts = open_parts(minilm.root())
-    found = times(parts, quick=quick)
+    found = [*times(parts, quick=quick), feedback_kind(parts)]
     place = tables.folder()
     if place is None:
         return found
@@ -248,6 +250,25 @@ def asked_again(texts: Texts, size: int) -> list[Measure]:
         Measure("re-ask: pairs of one intent with cosine ≥ 0.8", float(close[same].mean()), ""),
         Measure("re-ask: pairs of two intents with cosine ≥ 0.8", float(close[other].mean()), ""),
     ]
+
+
+def feedback_kind(parts: Parts) -> Measure:
+    """What a turn says of the answer before it, by the prototypes that come with the program."""
+    weights = prototypes.shipped()
+    kinds = tuple(prototypes.FEEDBACK)
+    bias = np.zeros(len(kinds), dtype=np.float32)
+    bank = HeadBank([Head("feedback", kinds, prototypes.FEATURE, weights, bias)])
+    pipeline = Pipeline(tokens=parts.tokens, encoder=parts.encoder, heads=bank, budgets=NO_LIMIT)
+    turns = [(kind, turn) for kind, said in TURNS.items() for turn in said]
+
+    def read(turn: str) -> object:
+        asked = ("What is the capital of France?", turn)
+        return pipeline.read([{"role": "user", "content": one} for one in asked])["feedback"]
+
+    right = float(np.mean([read(turn) == kind for kind, turn in turns]))
+    half = 1.96 * np.sqrt(right * (1 - right) / len(turns))
+    name = f"feedback kind of {len(turns)} turns by prototypes, nothing learnt (±{half:.3f})"
+    return _at_least(name, right, "share", 0.7)
 
 
 def tiers(texts: Texts, size: int) -> list[Measure]:

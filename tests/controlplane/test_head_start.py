@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
+from bench.feedback_turns import TURNS
 from controlplane import heads, registry
 from controlplane.errors import NotFoundError
 from controlplane.head_start import model
@@ -27,7 +28,6 @@ from tests.controlplane.heads_world import DOMAIN_HEAD, FEEDBACK_HEAD, KINDS, Fl
 from tests.controlplane.learning_world import NOW, PUBLISHER
 from tests.controlplane.test_heads import refused
 from tests.kernels.encoders import minilm
-from tests.kernels.signals.feedback_turns import TURNS
 
 HEAD = HeadConfig(
     "feedback", metric="kind", classes=KINDS, feature="embedding", size=384, start="prototypes"

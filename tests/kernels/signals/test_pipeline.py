@@ -12,6 +12,7 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 
+from bench.feedback_turns import TURNS
 from kernels.graphs.builder import build
 from kernels.graphs.quantize import build_int8
 from kernels.intake import Early, Intake
@@ -26,7 +27,6 @@ from kernels.signals.prototypes import FEEDBACK, prototype_head, shipped
 from kernels.signals.static import StaticTable
 from kernels.signals.tokens import Tokens
 from tests.kernels.encoders import TINY, minilm, spread
-from tests.kernels.signals.feedback_turns import TURNS
 
 AMPLE = Budgets(static_s=59, encoder_s=59, reask_s=59)
 LONG = " ".join(f"Sentence number {i} speaks of the sea and of boats." for i in range(400))

@@ -1,4 +1,4 @@
-"""What users say after an answer, written by hand for the tests: 12 turns of each kind."""
+"""What users say after an answer, written by hand: 12 turns of each kind, none a prototype."""
 
 TURNS = {
     "satisfied": (
