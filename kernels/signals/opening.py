@@ -1,15 +1,17 @@
 """A pipeline of what is installed: the models folder's files, on the best provider that proves."""
 
+import hashlib
 import json
+import os
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 from safetensors.numpy import load_file
 
-from kernels.models import CONFIG, WEIGHTS, Models, ModelsError, open_models
+from kernels.models import Models, ModelsError, open_models, open_weights
 from kernels.providers import (
     DEFAULT_ORDER,
     PROVIDERS,
@@ -20,12 +22,17 @@ from kernels.providers import (
     Session,
     choose,
 )
-from kernels.sessions import EncoderSession
+from kernels.sessions import COMPILED, EncoderSession
 from kernels.signals.encoder import CAP, Encoder
 from kernels.signals.heads import HeadBank
 from kernels.signals.pipeline import Budgets, Pipeline
 from kernels.signals.static import StaticTable
 from kernels.signals.tokens import Tokens
+
+LENGTHS = (16, 32, CAP)
+"""Tokens to which a provider that compiles each shape pads a text: what it has compiled."""
+KEPT_IN = "compiled"
+"""Folder in a models folder where compiled shapes are kept, unless another is chosen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +51,15 @@ OnFallback = Callable[[Fallback], None]
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A pipeline, and the provider that its encoder runs on."""
+    """A pipeline, and the provider that its encoder runs on.
+
+    ``notes`` say what should be mended and does not keep it from serving, each with its remedy.
+    """
 
     pipeline: Pipeline
     provider: str
     fallbacks: tuple[Fallback, ...]
+    notes: tuple[str, ...] = ()
 
 
 def open_pipeline(
@@ -71,7 +82,8 @@ def open_pipeline(
         wanted: vectors that the signals shall hold.
         providers: short names, best first.
         require: the only provider that may serve.
-        placement: threads and card.
+        placement: threads, card and a folder for what the card's provider compiles, in which
+            each model has a folder of its own.
         on_fallback: is told each provider that is passed over.
 
     Raises:
@@ -79,14 +91,15 @@ def open_pipeline(
         ProviderError: No provider that may serve runs the encoder.
     """
     models = open_models(root)
+    placed, unkept = _writable(placement or Placement(), providers, require)
     proven = prove(
         models,
         providers=providers,
         require=require,
-        placement=placement or Placement(),
+        placement=placed,
         on_fallback=on_fallback,
     )
-    session = EncoderSession(proven, most_tokens=CAP, buckets=(16, 32, CAP))
+    session = open_session(proven)
     session.warm_up()
     pipeline = Pipeline(
         tokens=Tokens(models.tokenizer),
@@ -98,7 +111,13 @@ def open_pipeline(
     )
     # What is opened at its first use, such as the language model, is open before the first request.
     pipeline.read([{"role": "user", "content": "Is all of it open now?"}])
-    return Opened(pipeline, proven.provider, proven.fallbacks)
+    notes = tuple(filter(None, (models.outdated, unkept)))
+    return Opened(pipeline, proven.provider, proven.fallbacks, notes)
+
+
+def open_session(proven: Proven) -> EncoderSession:
+    """The encoder as requests use it: a text at a time, so that few shapes need be compiled."""
+    return EncoderSession(proven, most_tokens=CAP, batch=1, buckets=LENGTHS)
 
 
 def open_parts(root: Path) -> Parts:
@@ -130,7 +149,8 @@ def prove(
     """The encoder on the first provider that runs it.
 
     A card gets the graph in floating point with a mask, built of the weights in about a second;
-    the CPU gets the 8-bit one without.
+    the CPU gets the 8-bit one without. What is compiled of it is kept in a folder of
+    ``placement.cache_dir`` that is named after all that it depends on.
 
     Raises:
         ProviderError: None of them does.
@@ -139,11 +159,12 @@ def prove(
     cards = [name for name in wanted if name != "cpu"]
     passed: tuple[Fallback, ...] = ()
     if cards:
+        graph = _build_plain(models) if _any_there(cards) else b""
         try:
             return choose(
-                _build_plain(models) if _any_there(cards) else b"",
+                graph,
                 wanted=cards,
-                placement=placement,
+                placement=_kept_apart(placement, graph),
                 probe={name: np.ones((1, CAP), np.int64) for name in _PLAIN_INPUTS},
                 on_fallback=on_fallback,
             )
@@ -161,12 +182,51 @@ def prove(
 
 
 _PLAIN_INPUTS = ("input_ids", "attention_mask")
+_GRAPH_DIGITS = 16
 
 
-def _any_there(cards: Sequence[str]) -> bool:
+def _any_there(cards: Collection[str]) -> bool:
     """Whether this ONNX Runtime has any of them: otherwise no graph need be built to say so."""
     there = onnxruntime.get_available_providers()
     return any(PROVIDERS.get(name) in there for name in cards)
+
+
+def _writable(
+    placement: Placement, providers: Sequence[str], require: str | None
+) -> tuple[Placement, str]:
+    """The placement, without a folder for compiled shapes where it cannot be written, and why.
+
+    A card that compiles at each start is better than none. Where no provider keeps anything, no
+    folder is made.
+    """
+    folder = placement.cache_dir
+    wanted = {require} if require is not None else set(providers)
+    if folder is None or not _any_there(COMPILED & wanted):
+        return placement, ""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        reason = "" if os.access(folder, os.W_OK) else "it is read-only"
+    except OSError as error:
+        reason = error.strerror or str(error)
+    if not reason:
+        return placement, ""
+    return replace(placement, cache_dir=None), (
+        f"{folder} cannot keep what is compiled ({reason}), so that each start compiles anew: "
+        "choose a folder that can be written"
+    )
+
+
+def _kept_apart(placement: Placement, graph: bytes) -> Placement:
+    """A folder of this model, version of ONNX Runtime, and precision.
+
+    The provider names its files by their shapes: it is not left to it to tell these apart.
+    """
+    if placement.cache_dir is None or not graph:
+        return placement
+    digest = hashlib.sha256(graph).hexdigest()[:_GRAPH_DIGITS]
+    bits = "fp16" if placement.half else "fp32"
+    name = f"{digest}-{onnxruntime.__version__}-{bits}"
+    return replace(placement, cache_dir=placement.cache_dir / name)
 
 
 def _build_plain(models: Models) -> bytes:
@@ -174,5 +234,6 @@ def _build_plain(models: Models) -> bytes:
         from kernels.graphs import builder, config  # noqa: PLC0415 — an extra, for cards alone
     except ImportError as error:
         raise ModelsError(f"a card's graph is built with onnx: {error}") from error
-    sizes = config.read_config(json.loads((models.folder / CONFIG).read_text(encoding="utf-8")))
-    return builder.build(load_file(models.folder / WEIGHTS), sizes, "plain")
+    weights, sizes = open_weights(models)
+    read = config.read_config(json.loads(sizes.read_text(encoding="utf-8")))
+    return builder.build(load_file(weights), read, "plain")
