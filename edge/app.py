@@ -98,6 +98,7 @@ async def running(settings: Settings, environ: Mapping[str, str]) -> AsyncIterat
                 yield application(parts)
             await _drain(parts)
         finally:
+            parts.reader.close()
             parts.spool.close()
 
 

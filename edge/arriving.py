@@ -6,6 +6,7 @@ as every other body is.
 
 import asyncio
 from dataclasses import dataclass
+from time import perf_counter
 
 from aiohttp import web
 
@@ -36,6 +37,7 @@ class Heard:
 
 _BODY = web.RequestKey("body", bytes)
 _HEARD = web.RequestKey("heard", Heard)
+_ARRIVED = web.RequestKey("arrived", float)
 
 
 class Arrivals:
@@ -52,6 +54,10 @@ class Arrivals:
         Raises:
             HTTPRequestEntityTooLarge: It is longer than the application takes.
         """
+        await self._take(request)
+        request[_ARRIVED] = perf_counter()
+
+    async def _take(self, request: web.Request) -> None:
         if request.path != CHAT_PATH or not self._wanted(None):
             await request.read()  # which the request keeps
             return
@@ -86,6 +92,11 @@ async def body_of(request: web.Request) -> bytes:
     """The whole body, however it was taken."""
     body = request.get(_BODY)
     return await request.read() if body is None else body
+
+
+def arrived_at(request: web.Request) -> float:
+    """When all of its body was there, by ``perf_counter``: what it waits from then on is ours."""
+    return request.get(_ARRIVED) or perf_counter()
 
 
 def heard_of(request: web.Request) -> Heard | None:

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from edge.arriving import arrived_at
 from edge.errors import ProblemError, invalid, not_json
 from edge.heads import held, permitted
 from edge.ledger import Answered, Ledger, check_id, reward_deadline
@@ -80,7 +81,12 @@ class Decider:
         answer = self._recall(asked, seen)
         if answer is None:
             bundle = self._policies.bundle(asked.policy)
-            context = await self._reader.read(bundle, messages_of(asked), read_context(asked))
+            context = await self._reader.read(
+                bundle,
+                messages_of(asked),
+                read_context(asked),
+                started=arrived_at(request),
+            )
             # Another request may have made the same decision while this one was read.
             answer = self._recall(asked, seen) or self._choose(asked, seen, bundle, context)
         return web.Response(body=answer, content_type="application/json")

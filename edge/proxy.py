@@ -15,7 +15,7 @@ import msgspec
 import structlog
 from aiohttp import web
 
-from edge.arriving import body_of, heard_of
+from edge.arriving import arrived_at, body_of, heard_of
 from edge.chat import ROUTE, Chat, read_chat
 from edge.dispatch import Dispatcher, Ticket
 from edge.errors import ProblemError, UpstreamError, invalid
@@ -150,12 +150,12 @@ class Proxy:
         heard = heard_of(request)
         early = heard.finish if heard is not None else None
         asked = self._narrower.ask(chat, request.headers)
-        given = chat.preference
+        given, started, embedding = chat.preference, arrived_at(request), None
         if asked is None or asked.settled is not None:
-            context, embedding = await self._reader.read(bundle, chat.messages, given, early), None
+            context = await self._reader.read(bundle, chat.messages, given, early, started=started)
         else:
             context, embedding = await self._reader.read_embedded(
-                bundle, chat.messages, given, early
+                bundle, chat.messages, given, early, started=started
             )
         if asked is None:
             return context, chat, {}

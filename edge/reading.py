@@ -6,6 +6,7 @@ take longer and make contexts larger: without models they are read only where a 
 
 import asyncio
 from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -20,16 +21,14 @@ from edge.settings import Settings
 from kernels.intake import Early
 from kernels.signals import text
 from kernels.signals.heads import HeadBank
-from kernels.signals.pipeline import Pipeline
+from kernels.signals.pipeline import ENCODED, VECTORS, Pipeline
 from learners.bundle import Bundle
 from learners.records import Context, ContextValue
 
-MODEL_VECTORS = frozenset({"static", "embedding", "joint"})
+MODEL_VECTORS = frozenset(VECTORS) - {"grams"}
 """Vectors of a context that models make; all others are there without, or are given."""
 EMBEDDING = "embedding"
 EMBEDDED = frozenset({EMBEDDING})
-ENCODED = frozenset({EMBEDDING, "joint"})
-"""Vectors that need the encoder, beside which it tells whether a user asks again."""
 REASKED = frozenset({"reask", "reask.cosine"})
 FIRST_TIER = frozenset({"language", "personal", "suspicion"})
 """Signals of the first tier that only some bundles need, and those named after them with a dot."""
@@ -43,8 +42,17 @@ Finish = Callable[[], Early | None]
 class Signals(Protocol):
     """What is used of :class:`kernels.signals.pipeline.Pipeline`."""
 
-    def read(self, messages: Sequence[object], early: Early | None = None) -> dict[str, Any]:
-        """The signals of a chat's messages, less work where some of it is done already."""
+    def read(
+        self,
+        messages: Sequence[object],
+        early: Early | None = None,
+        *,
+        started: float | None = None,
+    ) -> dict[str, Any]:
+        """The signals of a chat's messages, less work where some of it is done already.
+
+        What costs much is left out where too long has passed since ``started``.
+        """
 
     def with_heads(self, heads: HeadBank, wanted: Collection[str] | None = None) -> Self:
         """The same models, which give other vectors."""
@@ -55,7 +63,8 @@ class Applied:
     """What a bundle asks of its requests' contexts.
 
     ``embedding`` are the signals that give the embedding whether the bundle asks for it or not,
-    None without models; what is read for it alone is ``unasked``, and no part of a context.
+    None without models. What is read for another signal's sake alone is ``unasked``, and no part
+    of a context.
     """
 
     bundle: Bundle
@@ -65,18 +74,33 @@ class Applied:
     unasked: frozenset[str]
     read: frozenset[str]
 
+    def asked(self, found: Context) -> Context:
+        """Of what was read, what belongs in a context."""
+        return {name: value for name, value in found.items() if name not in self.unasked}
+
 
 class Reader:
-    """Makes contexts; one a process. Heads change with the bundle, the models never."""
+    """Makes contexts; one a process. Heads change with the bundle, the models never.
+
+    What takes milliseconds (models, long texts) is done in threads of its own, as many at once as
+    there are ``threads``: passes of an encoder that share a core all end late. Requests wait for
+    them in the order in which they came, and the longer one has waited, the less is read of it.
+    """
 
     def __init__(
-        self, metrics: Metrics, signals: Signals | None = None, encoder: str | None = None
+        self,
+        metrics: Metrics,
+        signals: Signals | None = None,
+        encoder: str | None = None,
+        *,
+        threads: int = 1,
     ) -> None:
         """Without ``signals`` what needs no model is read: of that, what a bundle asks for.
 
         ``encoder`` says which one the signals' embedding is of.
         """
         self.encoder = encoder
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="signals")
         self._metrics = metrics
         self._signals = signals
         self._applied: dict[str, Applied] = {}
@@ -87,18 +111,20 @@ class Reader:
         messages: Sequence[object] | None,
         given: Context,
         early: Finish | None = None,
+        *,
+        started: float | None = None,
     ) -> Context:
         """The context of a request.
 
-        What takes milliseconds (models, long texts) is done in a thread. What was ``given`` wins
-        over what is read; a vector among it is what heads read. ``early`` finishes the reading of
-        the same messages that began while they came.
+        What was ``given`` wins over what is read; a vector among it is what heads read. ``early``
+        finishes the reading of the same messages that began while they came. The budgets of models
+        count from ``started``, when the request was there (``perf_counter``); None: now.
         """
         applied = self._of(bundle)
         found: Context = {}
         if messages is not None:
-            found = await self._found(applied.signals, messages, early)
-        return self._answered(applied, found, given)
+            found = await self._found(applied.signals, messages, early, started)
+        return self._answered(applied, applied.asked(found), given)
 
     async def read_embedded(
         self,
@@ -106,26 +132,39 @@ class Reader:
         messages: Sequence[object],
         given: Context,
         early: Finish | None = None,
+        *,
+        started: float | None = None,
     ) -> tuple[Context, list[float] | None]:
         """The same context, and beside it the last user turn's embedding.
 
         None where there is no encoder, or its turn came too late.
         """
         applied = self._of(bundle)
-        found = await self._found(applied.embedding or applied.signals, messages, early)
+        signals = applied.embedding or applied.signals
+        found = await self._found(signals, messages, early, started)
         vector = found.get(EMBEDDING)
-        asked = {name: value for name, value in found.items() if name not in applied.unasked}
         embedding = vector if isinstance(vector, list) else None
-        return self._answered(applied, asked, given), embedding
+        return self._answered(applied, applied.asked(found), given), embedding
+
+    def close(self) -> None:
+        """End the threads; what still waits for them is given up."""
+        self._threads.shutdown(cancel_futures=True)
 
     async def _found(
-        self, signals: Signals | None, messages: Sequence[object], early: Finish | None
+        self,
+        signals: Signals | None,
+        messages: Sequence[object],
+        early: Finish | None,
+        started: float | None,
     ) -> Context:
         if signals is None:
             return dict(text.read_messages(messages))
+        started = perf_counter() if started is None else started
         if self._signals is None and _is_short(messages):
-            return self._modelled(signals, messages, None)
-        return await asyncio.to_thread(self._modelled, signals, messages, early)
+            return self._modelled(signals, messages, None, started)
+        return await asyncio.get_running_loop().run_in_executor(
+            self._threads, self._modelled, signals, messages, early, started
+        )
 
     def _answered(self, applied: Applied, found: Context, given: Context) -> Context:
         """What was read, what heads make of it, and what was given."""
@@ -144,22 +183,22 @@ class Reader:
         return self._of(bundle).signals is not None
 
     def _modelled(
-        self, signals: Signals, messages: Sequence[object], early: Finish | None
+        self, signals: Signals, messages: Sequence[object], early: Finish | None, started: float
     ) -> dict[str, ContextValue]:
         """All tiers; which were read is counted, and not part of a context.
 
         Where models fail, what needs none is read: heads of their vectors are blind, and guarded.
         """
-        started = perf_counter()
+        taken_up = perf_counter()
         try:
-            found = signals.read(messages, early() if early is not None else None)
+            found = signals.read(messages, early() if early is not None else None, started=started)
         except Exception as error:  # noqa: BLE001 — a model's trouble must not refuse requests
             self._metrics.signals_failed.inc()
             # Its message may hold a part of the prompt.
             log.error("signals.failed", error=type(error).__name__)  # noqa: TRY400
             return dict(text.read_messages(messages))
         tiers, late = str(found.pop(TIERS, "")), str(found.pop(LATE, ""))
-        self._metrics.signal_seconds.labels(tiers).observe(perf_counter() - started)
+        self._metrics.signal_seconds.labels(tiers).observe(perf_counter() - taken_up)
         for tier in filter(None, late.split(",")):
             self._metrics.signals_late.labels(tier).inc()
         return found
@@ -176,10 +215,11 @@ class Reader:
         read = frozenset(feature.name for schema in schemas for feature in schema.features)
         wanted = MODEL_VECTORS & {*read, *(name for name, _ in bundle.heads.logged)}
         signals, embedding = self._signals, None
-        unasked = EMBEDDED - wanted if wanted & ENCODED else EMBEDDED | REASKED
+        reasked = read & REASKED  # is told off embeddings, whether they are named or not
+        unasked = EMBEDDED - wanted if wanted & ENCODED or reasked else EMBEDDED | REASKED
         if signals is not None:
-            embedding = signals.with_heads(HeadBank(), wanted | {EMBEDDING})
-            signals = signals.with_heads(HeadBank(), wanted)
+            embedding = signals.with_heads(HeadBank(), wanted | EMBEDDED)
+            signals = embedding if reasked else signals.with_heads(HeadBank(), wanted)
         elif any(name.partition(".")[0] in FIRST_TIER for name in read):
             signals = Pipeline(wanted=())
         return Applied(bundle, bank_of(bundle.heads), signals, embedding, unasked, read)
@@ -193,12 +233,19 @@ def open_reader(settings: Settings, metrics: Metrics) -> Reader:
     """A reader with the models of the settings' folder; without a folder it reads without models.
 
     Raises:
-        SignalsError: Models are missing, damaged or not installed, or the required provider does
-            not run them.
+        SignalsError: Models are missing, damaged or not installed, the required provider does not
+            run them, or one is required and there are no models for it.
     """
-    if settings.models is None:
-        return Reader(metrics)
-    return Reader(metrics, *_opened(settings.models, settings, metrics))
+    if settings.models is not None:
+        opened = _opened(settings.models, settings, metrics)
+        return Reader(metrics, *opened, threads=settings.read_threads)
+    if settings.require_provider is not None:
+        raise SignalsError(
+            f"POINTSMAN_EDGE_REQUIRE_PROVIDER={settings.require_provider} is set, and without "
+            "POINTSMAN_EDGE_MODELS there is no encoder for it to run: set that to the folder which "
+            "`pointsman models fetch` fills, or unset the provider"
+        )
+    return Reader(metrics, threads=settings.read_threads)
 
 
 def _opened(folder: Path, settings: Settings, metrics: Metrics) -> tuple[Signals, str]:
@@ -227,7 +274,12 @@ def _opened(folder: Path, settings: Settings, metrics: Metrics) -> tuple[Signals
             ),
         )
         encoder = encoder_of(folder)
-    except (ImportError, ModelsError, ProviderError, ValueError) as error:
+    except ProviderError as error:
+        required = settings.require_provider
+        order = ",".join(settings.providers or DEFAULT_ORDER)
+        name = f"REQUIRE_PROVIDER={required}" if required else f"PROVIDERS={order}"
+        raise SignalsError(f"POINTSMAN_EDGE_{name}: {error}") from error
+    except (ImportError, ModelsError, ValueError) as error:
         raise SignalsError(f"POINTSMAN_EDGE_MODELS={folder}: {error}") from error
     for fallback in opened.fallbacks:
         metrics.provider_fallbacks.labels(fallback.provider).inc()

@@ -55,6 +55,7 @@ class Settings(BaseSettings):
     static_budget_s: float = Field(0.015, ge=0, lt=60)
     encoder_budget_s: float = Field(0.015, ge=0, lt=60)
     reask_budget_s: float = Field(0.008, ge=0, lt=60)
+    read_threads: int = Field(1, ge=1, le=64)
     tools_file: Path | None = None
     tools_kept: int = Field(0, ge=0, le=MAX_TOOLS)
 

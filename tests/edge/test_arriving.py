@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import aiohttp
@@ -11,7 +12,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from edge.arriving import CHAT_PATH, FIRST_BYTES, Arrivals, body_of, heard_of
+from edge.arriving import CHAT_PATH, FIRST_BYTES, Arrivals, arrived_at, body_of, heard_of
 from edge.errors import as_problems
 from edge.guards import Bodies
 from edge.metrics import Metrics
@@ -32,10 +33,10 @@ def chat(text: str, model: str = "route/chat") -> bytes:
     return json.dumps({"messages": said, "model": model, "temperature": 0.30}).encode()
 
 
-async def parts(body: bytes, step: int) -> AsyncIterator[bytes]:
+async def parts(body: bytes, step: int, pause_s: float = 0.0) -> AsyncIterator[bytes]:
     for at in range(0, len(body), step):
         yield body[at : at + step]
-        await asyncio.sleep(0)
+        await asyncio.sleep(pause_s)
 
 
 class Taken:
@@ -45,13 +46,22 @@ class Taken:
         self.body = b""
         self.early: Early | None = None
         self.status = 0
+        self.waited_s = 0.0
 
 
-async def take(bundle: Bundle, body: bytes, *, most: int = 2**24, step: int = 20_000) -> Taken:
+async def take(
+    bundle: Bundle,
+    body: bytes,
+    *,
+    most: int = 2**24,
+    step: int = 20_000,
+    pause_s: float = 0.0,
+) -> Taken:
     policies, taken = Policies(["chat"]), Taken()
     policies.swap(bundle)
 
     async def handle(request: web.Request) -> web.Response:
+        taken.waited_s = perf_counter() - arrived_at(request)
         taken.body = await body_of(request)
         heard = heard_of(request)
         taken.early = heard.finish() if heard is not None else None
@@ -61,7 +71,7 @@ async def take(bundle: Bundle, body: bytes, *, most: int = 2**24, step: int = 20
     app = web.Application(middlewares=[as_problems, bodies.read], client_max_size=most)
     app.add_routes([web.post(CHAT_PATH, handle)])
     async with TestClient(TestServer(app)) as client:
-        answer = await client.post(CHAT_PATH, data=parts(body, step))
+        answer = await client.post(CHAT_PATH, data=parts(body, step, pause_s))
         taken.status = answer.status
     return taken
 
@@ -81,16 +91,6 @@ def test_a_large_body_is_read_while_it_comes_and_kept_as_it_is(step: int) -> Non
     assert found.early.personal.counts["email"] == 1
 
 
-@pytest.mark.parametrize(
-    ("bundle", "body"),
-    [
-        (naming(MAIL), chat("short")),
-        (make_bundle(), chat(LONG)),
-        (naming(MAIL), b'{"model":"gpt-0",' + chat(LONG)[1:]),
-        (naming(MAIL), b'{"model":"route/other",' + chat(LONG)[1:]),
-        (naming(MAIL), b"[}" + chat(LONG)),
-    ],
-    ids=["small", "text signals alone", "an arm", "another policy", "no JSON"],
 @pytest.mark.parametrize("step", [1_500, 20_000])
 def test_a_tools_result_is_read_for_guards_while_it_comes(step: int) -> None:
     told = [("user", "What does it say?"), ("tool", LONG), ("assistant", "cy@example.org")]
@@ -103,11 +103,29 @@ def test_a_tools_result_is_read_for_guards_while_it_comes(step: int) -> None:
     assert found.early.personal.counts["email"] == 1
 
 
+@pytest.mark.parametrize(
+    ("bundle", "body"),
+    [
+        (naming(MAIL), chat("short")),
+        (make_bundle(), chat(LONG)),
+        (naming(MAIL), b'{"model":"gpt-0",' + chat(LONG)[1:]),
+        (naming(MAIL), b'{"model":"route/other",' + chat(LONG)[1:]),
+        (naming(MAIL), b"[}" + chat(LONG)),
+    ],
+    ids=["small", "text signals alone", "an arm", "another policy", "no JSON"],
 )
 def test_a_body_that_need_not_be_listened_to_is_kept_as_it_is(bundle: Bundle, body: bytes) -> None:
     found = taken(bundle, body)
     assert found.body == body
     assert found.early is None
+
+
+@pytest.mark.parametrize("bundle", [naming(MAIL), make_bundle()], ids=["heard", "not heard"])
+def test_the_time_that_a_body_takes_to_come_is_not_ours(bundle: Bundle) -> None:
+    started = perf_counter()
+    found = taken(bundle, chat(LONG), step=50_000, pause_s=0.2)
+    assert perf_counter() - started > 0.8
+    assert 0 < found.waited_s < 0.4
 
 
 @pytest.mark.parametrize("bundle", [naming(MAIL), make_bundle()], ids=["heard", "not heard"])

@@ -230,8 +230,10 @@ def test_a_request_whose_models_fail_is_served_guarded_and_counted() -> None:
     class Failing:
         """As a runtime whose card has gone."""
 
-        def read(self, messages: object, _: object = None) -> dict[str, Any]:
-            raise RuntimeError(f"out of memory on {messages}")
+        def read(
+            self, messages: object, _: object = None, *, started: float | None = None
+        ) -> dict[str, Any]:
+            raise RuntimeError(f"out of memory on {messages}, {started}")
 
         def with_heads(self, *_: object) -> "Failing":
             return self

@@ -218,6 +218,17 @@ def test_a_tier_whose_time_is_over_is_left_out_and_named(
     assert "joint" not in found
 
 
+def test_what_a_request_has_waited_counts_against_the_budgets(parts: dict[str, Any]) -> None:
+    clock = Clock()
+    clock.now = 100.0
+    budgets = Budgets(static_s=10, encoder_s=5, reask_s=5)
+    waiting = Pipeline(**parts, budgets=budgets, wanted=VECTORS, clock=clock)
+    found = waiting.read(said("a boat"), started=93.0)
+    assert (found["tiers"], found["tiers.late"]) == ("text,static", "encoder")
+    assert waiting.read(said("a boat"))["tiers.late"] == ""
+    assert waiting.read(said("a boat"), started=89.0)["tiers"] == "text"
+
+
 def test_who_asks_the_same_again_is_seen(pipeline: Pipeline) -> None:
     again = pipeline.read(said("where is the boat?", "Where is the  boat ?"))
     assert again["reask"] is True
