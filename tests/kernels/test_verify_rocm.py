@@ -151,7 +151,7 @@ def test_an_onnx_runtime_without_the_provider_is_skipped_with_the_remedy(tmp_pat
     if "MIGraphXExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this ONNX Runtime has MIGraphX")
     machine = Machine(scratch=tmp_path, nodes=list_card(tmp_path))
-    for name in ("provider", "encoder-plain", "encoder-speed"):
+    for name in ("provider", "encoder-plain", "served-shapes", "encoder-speed"):
         found = judge(find(name), machine)
         assert found.status == "SKIP"
         assert "install onnxruntime-migraphx" in found.reason
@@ -174,6 +174,31 @@ def test_long_texts_are_measured_on_what_runs_them(tmp_path: Path):
     assert set(speed.figures) == {"plain_ms", "blocklocal_ms", "ratio"}
     assert memory.status == "SKIP"
     assert "no memory held by the plain graph" in memory.reason
+
+
+def test_the_shapes_of_requests_are_tried_and_a_provider_that_keeps_nothing_fails(tmp_path: Path):
+    machine = Machine(scratch=tmp_path, nodes=list_card(tmp_path), provider="cpu", layers=1)
+    found = judge(find("served-shapes"), machine)
+    assert (found.status, found.reason) == ("FAIL", "cpu kept nothing of what it compiled")
+    assert found.figures["kept_files"] == 0
+    assert found.figures["least_cosine"] == pytest.approx(1.0, abs=1e-5)
+    assert {"first_start_s", "second_start_s", "tokens_16_ms", "tokens_64_ms"} <= set(found.figures)
+
+
+@pytest.mark.parametrize(
+    ("share", "status", "reason"),
+    [(1e9, "PASS", ""), (0.0, "FAIL", "the second start compiled again")],
+)
+def test_what_is_kept_has_to_make_the_second_start_faster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float, status: str, reason: str
+):
+    monkeypatch.setattr(rocm_claims, "MAX_START_SHARE", share)
+    (tmp_path / "served").mkdir()
+    (tmp_path / "served" / "shape.mxr").write_bytes(b"as if a card had compiled it")
+    machine = Machine(scratch=tmp_path, nodes=list_card(tmp_path), provider="cpu", layers=1)
+    found = judge(find("served-shapes"), machine)
+    assert (found.status, found.reason) == (status, reason)
+    assert found.figures["kept_files"] == 1
 
 
 def test_a_graph_that_differs_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
