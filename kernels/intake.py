@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from kernels.blocks import last_end
 from kernels.segments import split
 from kernels.signals import language, personal, suspicion
 from kernels.signals.language import Language
@@ -86,22 +87,13 @@ class _Text:
     def read(self, *, whole: bool) -> None:
         """Read what waits, up to the last end of a line, sentence or word unless ``whole``."""
         text = "".join(self.pieces)
-        end = len(text) if whole else _last_end(text)
+        end = len(text) if whole else last_end(text)
         self.pieces = [text[end:]]
         self.waiting = len(text) - end
         if end:
             segments = split(text[:end])
             self.personal.append(personal.read(text[:end], segments))
             self.suspicion.append(suspicion.read(text[:end], segments))
-
-
-def _last_end(text: str) -> int:
-    late = len(text) // 2
-    for mark in ("\n", ". ", " "):
-        end = text.rfind(mark, late)
-        if end >= 0:
-            return end + len(mark)
-    return len(text)
 
 
 class Intake:

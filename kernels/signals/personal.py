@@ -17,6 +17,7 @@ import datafog_core
 import numpy as np
 from numpy.typing import NDArray
 
+from kernels.blocks import blocks
 from kernels.segments import Ints, Segments, hash_words, split
 from kernels.signals.lexicon import lookup
 
@@ -126,8 +127,9 @@ def read(text: str, segments: Segments | None = None) -> Personal:
     ``segments`` are those of the whole text, where they are at hand.
     """
     counts: Counter[str] = Counter()
-    for at in range(0, len(text), BLOCK_CHARS):
-        part = segments if segments and len(text) <= BLOCK_CHARS else split(text[at:][:BLOCK_CHARS])
+    known = segments if len(text) <= BLOCK_CHARS else None
+    for block in blocks(text, BLOCK_CHARS):
+        part = known or split(block)
         add_scanned(_telling(part), counts)
         _add_own(part, counts)
     return Personal({kind: count for kind, count in counts.items() if count})

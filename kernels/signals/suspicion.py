@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from kernels.blocks import blocks
 from kernels.segments import Segments, split
 from kernels.signals.lexicon import PAIRS, WORDS, pair_lookup, word_lookup
 
@@ -21,7 +22,7 @@ Scores = NDArray[np.float64]
 SUSPICIOUS = 0.5
 """From this score on a sentence is counted as suspicious."""
 BLOCK_CHARS = 262_144
-"""A longer text is read in blocks, so its arrays stay small; a sentence may be cut between two."""
+"""A longer text is read in blocks, so its arrays stay small."""
 
 WEIGHTS = {
     "drop": 2.0,
@@ -78,8 +79,7 @@ def read(text: str, segments: Segments | None = None) -> Suspicion:
     ``segments`` are those of the whole text, where they are at hand.
     """
     known = segments if len(text) <= BLOCK_CHARS else None
-    blocks = range(0, len(text), BLOCK_CHARS)
-    return together(of(score(known or split(text[at : at + BLOCK_CHARS]))) for at in blocks)
+    return together(of(score(known or split(part))) for part in blocks(text, BLOCK_CHARS))
 
 
 def of(scores: Scores) -> Suspicion:
