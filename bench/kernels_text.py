@@ -10,8 +10,10 @@ import gzip
 import json
 import random
 import sys
+import tracemalloc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from time import thread_time
 
 import numpy as np
@@ -26,6 +28,8 @@ from kernels.intake import Intake
 from kernels.segments import split
 from kernels.signals import grams, language, personal, suspicion, text
 
+SAID = 'It was the best of times.\nThe "age" of wisdom, naïve. '
+PLAIN = "It was the best of times, it was the worst of times. "
 CHARS_PER_TOKEN = 3.7  # of these prompts: their questions' choices are many short marks
 Rows = list[dict[str, str]]
 Matrix = NDArray[np.float64]
@@ -37,7 +41,12 @@ def run(quick: bool) -> list[Measure]:  # noqa: FBT001 — the one switch of eve
     texts = _long_texts()
     rounds = 5 if quick else 15
     documents = {tokens: _document(texts, tokens, draw) for tokens in (2_000, 8_000, 32_000)}
-    found = [*_compression(documents, rounds), *_tier(documents[32_000], rounds), *_intake(rounds)]
+    found = [
+        *_compression(documents, rounds),
+        *_tier(documents[32_000], rounds),
+        *_intake(rounds),
+        *_peaks(),
+    ]
     if folder() is not None:
         found += _planted(texts, draw, 40 if quick else 150)
         found += kernels_domains.run(quick)
@@ -148,12 +157,10 @@ def _tier(document: str, rounds: int) -> list[Measure]:
 
 def _intake(rounds: int) -> list[Measure]:
     """A body of 128,000 characters: re-serialised or passed on, read at its end or meanwhile."""
-    said = 'It was the best of times.\nThe "age" of wisdom, naïve. ' * 2_400
-    body = json.dumps(
-        {"model": "route/chat", "messages": [{"role": "user", "content": said}]}
-    ).encode()
-    parsed = seconds(lambda: json.dumps({**json.loads(body), "model": "m"}).encode(), rounds)
-    passed = seconds(lambda: read_chat(body, {}).body_for("m"), rounds)
+    said = SAID * 2_400
+    body = _body(said)
+    parsed = seconds(lambda: _serialised(body), rounds)
+    passed = seconds(lambda: _passed_on(body), rounds)
     whole = seconds(
         lambda: (personal.read(said), suspicion.read(said), language.read(said)), rounds
     )
@@ -174,6 +181,57 @@ def _intake(rounds: int) -> list[Measure]:
             limit=whole * 1e3 / 2,
         ),
     ]
+
+
+def _peaks() -> list[Measure]:
+    """Memory that large bodies take beside themselves until an arm's body is there.
+
+    Of text with many escapes a buffer grows by steps, so how full its last step is decides: bodies
+    of 4 to 6 MiB, half as much again, meet all fillings alike.
+    """
+    found = []
+    for name, said in (("of plain text", PLAIN), ("with 4 escapes in 54 letters", SAID)):
+        each = len(_body(said)) - len(_body(""))
+        bodies = [_body(said * (int(1.5 ** (step / 6) * (4 << 20)) // each)) for step in range(6)]
+        passed, parsed = (
+            sum(peak_bytes(partial(work, body)) / len(body) for body in bodies) / len(bodies)
+            for work in (_passed_on, _serialised)
+        )
+        found.append(
+            Measure(
+                f"peak memory of bodies of 4 to 6 MiB {name}, read and passed on",
+                float(f"{passed:.4g}"),
+                "bodies",
+                f"json parsed and serialised: {parsed:.4g} bodies",
+                float(f"{passed / parsed:.4g}"),
+            )
+        )
+    return found
+
+
+def _passed_on(body: bytes) -> bytes:
+    return read_chat(body, {}).body_for("m")
+
+
+def _serialised(body: bytes) -> bytes:
+    return json.dumps({**json.loads(body), "model": "m"}).encode()
+
+
+def peak_bytes(work: Callable[[], object]) -> int:
+    """Bytes that Python's allocators hold at most during a call, beyond what they hold before."""
+    work()
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        work()
+        return tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+
+
+def _body(said: str) -> bytes:
+    asked = {"model": "route/chat", "messages": [{"role": "user", "content": said}]}
+    return json.dumps(asked).encode()
 
 
 def _after_last_byte(body: bytes, step: int = 16_384) -> float:
