@@ -42,10 +42,11 @@ def test_no_place_in_a_long_text_hides_an_attack(mark: str) -> None:
     size = suspicion.BLOCK_CHARS
     assert size == personal.BLOCK_CHARS
     padding = f"The boat lies still{mark}" * (size // 20)
-    for back in range(5, len(ATTACK), 16):
+    alone = suspicion.read(ATTACK + mark).score
+    for back in range(5, len(ATTACK), 10):
         text = f"{padding[: size - back - len(mark)]}{mark}{ATTACK}{mark}{padding[:1_000]}"
         assert text.index(ATTACK) < size < text.index(ATTACK) + len(ATTACK)
-        assert suspicion.read(text).score > 0.9
+        assert suspicion.read(text).score == pytest.approx(alone)
         assert personal.read(text).counts["email"] == 1
 
 
