@@ -18,19 +18,23 @@ Floats = NDArray[np.float32]
 
 
 def root() -> Path:
-    """The models folder, or one among temporary files, made where neither is there."""
+    """The models folder, or one among temporary files, made where neither is there.
+
+    One among temporary files is built anew where another version built it.
+    """
     found = models.default_root(os.environ)
     if models.is_there(found):
         return found
     spare = Path(tempfile.gettempdir()) / f"pointsman-bench-models-{os.getuid()}"
-    if not models.is_there(spare):
+    if not models.is_there(spare) or models.outdated(spare):
         models.fetch(spare, build)
     return spare
 
 
 def embed(texts: Sequence[str]) -> Floats:
-    """Vectors ``(n, 384)`` of Euclidean length 1."""
-    digest = hashlib.blake2b("\0".join(texts).encode(), digest_size=12).hexdigest()
+    """Vectors ``(n, 384)`` of Euclidean length 1, kept for the encoder that made them."""
+    named = "\0".join([models.encoder_of(root()), *texts])
+    digest = hashlib.blake2b(named.encode(), digest_size=12).hexdigest()
     folder = Path(tempfile.gettempdir()) / f"pointsman-bench-vectors-{os.getuid()}"
     kept = folder / f"{digest}.npy"
     if kept.is_file():
