@@ -17,7 +17,7 @@ from kernels.intake import Early, Intake
 
 CHAT_PATH = "/v1/chat/completions"
 FIRST_BYTES = 65_536
-"""A body is listened to from here on: a smaller one takes about 2 ms when it is whole."""
+"""A body is listened to from here on: a smaller one takes some ms when it is whole."""
 PART_BYTES = 32_768
 """How much is gathered for one visit to a thread."""
 

@@ -226,7 +226,9 @@ class Reader:
 
 
 def _is_short(messages: Sequence[object]) -> bool:
-    return sum(map(len, text.guarded_texts(messages))) <= AT_ONCE_CHARS
+    # Any number of messages may be empty, and to look at each takes time too.
+    few = len(messages) <= text.MAX_MESSAGES
+    return few and sum(map(len, text.guarded_texts(messages))) <= AT_ONCE_CHARS
 
 
 def open_reader(settings: Settings, metrics: Metrics) -> Reader:

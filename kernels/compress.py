@@ -1,11 +1,11 @@
 """A long text → an even sample of its sentences, at most 512 tokens, word for word, in their order.
 
 What reads the result is whatever would otherwise cut the text off: domain, complexity and the
-embedding. Safety and personal data read the full text. A domain is read off a mean over words, and
-an even sample tells a mean best: sentences chosen for being central or rare (TextRank, TF-IDF) come
-from few places of the text, and domains are read worse from them. The first three and last two
-sentences are kept besides, and a reserve goes to sentences that look like an attack on the model:
-an even sample mostly misses them.
+embedding. Patterns of attacks and personal data read the full text. A domain is read off a mean
+over words, and an even sample tells a mean best: sentences chosen for being central or rare
+(TextRank, TF-IDF) come from few places of the text, and domains are read worse from them. The first
+three and last two sentences are kept besides, and a reserve goes to sentences that look like an
+attack on the model: an even sample mostly misses them.
 
 Time grows with the length alone: no two sentences are ever compared.
 """

@@ -230,10 +230,33 @@ def test_a_burst_on_an_edge_with_models_is_answered_and_what_was_late_is_counted
     run(scenario())
 
 
-def test_an_edge_that_stops_leaves_no_thread_behind(tmp_path: Path) -> None:
-    def reading() -> set[threading.Thread]:
-        return {one for one in threading.enumerate() if one.name.startswith("signals")}
+def reading() -> set[threading.Thread]:
+    return {one for one in threading.enumerate() if one.name.startswith("signals")}
 
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        [{"role": "tool", "content": TEXT * AT_ONCE_CHARS}],
+        [{"role": "tool", "content": ""}] * 5_000,
+    ],
+    ids=["a tool's long result", "thousands of messages"],
+)
+def test_other_requests_do_not_wait_for_what_tools_brought(
+    metrics: Metrics, more: list[object]
+) -> None:
+    async def scenario() -> None:
+        reader, said, before = Reader(metrics), [{"role": "user", "content": TEXT}], reading()
+        assert (await reader.read(naming(MAIL), said, {}))["personal.email"] is True
+        assert not reading() - before
+        assert (await reader.read(naming(MAIL), [*more, *said], {}))["personal.email"] is True
+        assert len(reading() - before) == 1
+        reader.close()
+
+    asyncio.run(scenario())
+
+
+def test_an_edge_that_stops_leaves_no_thread_behind(tmp_path: Path) -> None:
     async def scenario() -> None:
         before = reading()
         async with Ready(tmp_path) as at:
