@@ -44,7 +44,7 @@ PARTS, PART = 6, 16
 """How many parts of a long text the encoder reads, and their tokens with the two that frame each.
 
 A long text is of many things: the mean of short looks at six of them tells its subject better than
-one look of 64 tokens, for half as much time more."""
+one look of 64 tokens, for half as much time again."""
 MAX_CHARS = 262_144
 """Characters of a turn that are compressed: the rest of a longer one is in no vector but grams'."""
 PERSONAL = 0.5

@@ -134,7 +134,7 @@ def test_the_name_of_an_encoder_changes_with_all_that_its_vectors_depend_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pinned = MINILM.files[WEIGHTS].sha256
-    assert encoder_name(pinned) == "minilm-l6-v2:53aa51172d142c89:int8-columns:64"
+    assert encoder_name(pinned) == "minilm-l6-v2:53aa51172d142c89:int8-columns:48"
     names = {encoder_name(pinned), encoder_name("0" * 64), encoder_name(pinned, "int4")}
     monkeypatch.setattr("kernels.models.CAP", 128)
     names.add(encoder_name(pinned))
