@@ -43,7 +43,7 @@ def writing(chars: int, seed: int) -> str:
 def measure_pipeline(
     parts: Parts, name: str, chars: int, limit_s: float, *, rounds: int
 ) -> Measure:
-    """A read of a new text, so that nothing is kept of it, beside one bare pass of as much as it reads."""
+    """A read of a new text, so that nothing is kept of it, beside one bare pass of the longest."""
     pipeline = Pipeline(
         tokens=parts.tokens,
         table=parts.table,
