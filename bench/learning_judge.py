@@ -213,7 +213,8 @@ def _policy(
 
 def guarded(guard: Guard, log: Interactions, trusted: Floats) -> Interactions:
     """The log as a learner gets it."""
-    grades = replace(Grades.of(log), trusted=trusted)
+    shape = (len(log.arms), int(log.source.max(initial=-1)) + 1)
+    grades = Grades(shape, log.action, log.source, log.reward, log.weight, trusted)
     if guard.correct:
         grades = trust.corrected(grades, LIMITS)
     else:

@@ -40,7 +40,7 @@ from controlplane.heads_config import GuardConfig, HeadConfig
 from controlplane.release_config import GUARDRAILS, Guardrail, HarmConfig, ReleaseConfig
 from controlplane.revise_config import ReviseConfig
 from controlplane.simulation.tables import _MEASURES, _QUERY_COLUMNS
-from edge.reading import FIRST_TIER
+from edge.reading import FIRST_TIER, MODEL_VECTORS, REASKED
 from feedback.metrics import OUTCOMES, Metric
 from kernels.signals.text import SIGNAL_SCHEMA
 from learners import catalogue, rewards
@@ -144,10 +144,13 @@ def test_every_field_stands_there_with_its_default_and_no_other(title: str):
 
 
 def test_the_signals_and_the_outcomes_stand_there():
-    signals = [(row[0].strip("`"), row[1].split()[0]) for row in rows_of(part_of("Feature"))[6:]]
+    rows = rows_of(part_of("Feature"))[6:]
+    signals = [(name, row[1].split()[0]) for row in rows for name in re.findall("`(.+?)`", row[0])]
     first = len(SIGNAL_SCHEMA)
     assert signals[:first] == [(row["name"], row["kind"]) for row in SIGNAL_SCHEMA]
-    assert {name.partition(".")[0] for name, _ in signals[first:]} == FIRST_TIER
+    others = {name for name, _ in signals[first:]}
+    assert others >= MODEL_VECTORS | REASKED
+    assert {name.partition(".")[0] for name in others - MODEL_VECTORS - REASKED} == FIRST_TIER
     outcomes = [row[0].strip("`") for row in rows_of(part_of("Term")) if len(row) == 2]
     assert outcomes == list(OUTCOMES)
 
@@ -251,7 +254,7 @@ def test_the_page_lists_replays_options_with_their_defaults():
         for action in parser._actions
     }
     in_words = {"--arms": "all models", "--param": "none", "--json": ""}
-    files = dict.fromkeys(("--test-queries", "--test-outcomes"), "none")
+    files = dict.fromkeys(("--test-queries", "--test-outcomes", "--prior"), "none")
     assert told == {**held, **in_words, **files}
 
 
