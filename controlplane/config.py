@@ -4,9 +4,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 
 from controlplane import heads_config
 from controlplane.errors import ABOVE_0, InvalidError, SettingError, check_ranges
@@ -50,11 +50,30 @@ class QualityConfig(QualityGate):
     __pydantic_config__ = _STRICT
 
 
+def _no_booleans(ratings: object) -> object:
+    """Refuse a rating that would else be read as 0 or 1."""
+    for arm, rating in ratings.items() if isinstance(ratings, Mapping) else ():
+        if isinstance(rating, bool):
+            raise SettingError(
+                "prior.ratings", f"prior.ratings of {arm!r} is {rating}: give a number"
+            )
+    return ratings
+
+
 @dataclass(frozen=True)
 class PriorConfig(Prior):
     """What is known of the arms before they have served; see there."""
 
     __pydantic_config__ = _STRICT
+
+    ratings: Annotated[Mapping[str, float], BeforeValidator(_no_booleans)] = field(
+        default_factory=dict
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse what a prior refuses, by the setting's name."""
+        for name, fault in self.faults():
+            raise SettingError(f"prior.{name}", f"prior.{fault}")
 
 
 @dataclass(frozen=True)

@@ -260,8 +260,8 @@ def run_seed(plan: Plan, course: Course, learner: Learner, seed: int) -> Run:
     for start, stop, arrived in _schedule(delays, plan.refresh):
         _serve(scorer, course, served, slice(start, stop), str(seed))
         batch = _interactions(course, served, arrived)
-        log.append(batch)
         if plan.prior:
+            log.append(batch)
             state = _anew(learner, spec, plan.prior, joined(log))
         else:
             state = learner.learn(state, batch)

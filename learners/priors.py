@@ -18,7 +18,7 @@ reversed ones not at all.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -61,18 +61,22 @@ class Prior:
 
     def __post_init__(self) -> None:
         """Refuse ratings that are no numbers or too few, and a count that is none."""
+        for _, fault in self.faults():
+            raise SpecError(fault)
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        """Fields that make no sense, each with a sentence that begins with its name."""
         if not 0.0 < self.count <= MAX_COUNT:
-            raise SpecError(f"count is {self.count}: give more than 0, at most {MAX_COUNT:,g}")
-        bad = [arm for arm, rating in self.ratings.items() if not abs(rating) <= MAX_RATING]
-        if bad:
-            raise SpecError(
-                f"ratings of {bad[0]!r} is {self.ratings[bad[0]]}: give a number of at most "
-                f"{MAX_RATING:g} either way"
-            )
+            yield "count", f"count is {self.count}: give more than 0, at most {MAX_COUNT:,g}"
+        for arm, rating in self.ratings.items():
+            if isinstance(rating, bool) or not abs(rating) <= MAX_RATING:
+                told = f"ratings of {arm!r} is {rating}: give a number of at most {MAX_RATING:g}"
+                yield "ratings", f"{told} either way"
         if self.ratings and not LEAST_OTHERS < len(self.ratings) <= MAX_ARMS:
-            raise SpecError(
-                f"{len(self.ratings)} ratings: give {LEAST_OTHERS + 1} to {MAX_ARMS:,}, or none; "
-                "an arm's is weighed by what the others earned"
+            told = f"ratings are of {len(self.ratings)} arms: give {LEAST_OTHERS + 1} to"
+            yield (
+                "ratings",
+                f"{told} {MAX_ARMS:,}, or none; an arm's is weighed by what the others earned",
             )
 
     def __bool__(self) -> bool:
@@ -171,9 +175,9 @@ def as_interactions(prior: Prior, spec: Spec, log: Interactions) -> Interactions
     All are of the empty context: in contexts of the log they would say that the arm is alike in all
     of them. Rows count as probes: served for certain, whatever else was eligible.
 
-    Where the log tells the reward's parts apart, ratings speak of the part that varies most from
-    one of an arm's answers to another, which few rows tell least of; the others, a cost say, are
-    the arm's usual ones.
+    Where the log tells the reward's parts apart, ratings speak of one that raises the reward: that
+    which varies most from one of an arm's answers to another, which few rows tell least of. The
+    others, a cost say, are the arm's usual ones.
 
     Args:
         prior: what is known.
@@ -209,14 +213,18 @@ def as_interactions(prior: Prior, spec: Spec, log: Interactions) -> Interactions
 
 
 def _spoken_of(spec: Spec, log: Interactions) -> int | None:
-    """The part that varies most within arms; None where the log does not tell them apart."""
+    """The raising part that varies most within arms; None where the log tells no parts apart.
+
+    Of parts that all lower the reward, that which varies most.
+    """
     mix = np.asarray(spec.reading.mix)
     if not len(log) or log.parts.shape[1] != len(mix) or not mix.any():
         return None
     if not np.allclose(log.parts @ mix + spec.reading.offset, log.reward):
         return None
-    own = log.parts - _usual(log, log.action)
-    return int(np.argmax(np.abs(mix) * own.std(axis=0)))
+    squares = log.weight @ np.square(log.parts - _usual(log, log.action))
+    raising = mix > 0 if (mix > 0).any() else mix < 0
+    return int(np.argmax(np.where(raising, np.square(mix) * squares, -1.0)))
 
 
 def _around(told: Expected, seen: Floats, action: NDArray[np.int64]) -> Floats:

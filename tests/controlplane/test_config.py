@@ -57,9 +57,9 @@ def test_the_best_fixed_arm_is_always_a_candidate_and_once() -> None:
         ({"learners": [{"name": "vw", "alpha": 1}]}, "learners.0.alpha"),
         ({"learners": [{"name": "vw", "quality": {"trust": 1}}]}, "learners.0.quality.trust"),
         ({"learners": [{"name": "vw", "quality": {"unsourced": 2}}]}, "learners.0.quality"),
-        ({"prior": {"ratings": {"a": 1, "b": 2, "c": 3}}}, "prior"),
+        ({"prior": {"ratings": {"a": 1, "b": 2, "c": 3}}}, "prior.ratings"),
         ({"prior": {"ratings": {"a": "good"}}}, "prior.ratings.a"),
-        ({"prior": {"count": 0}}, "prior"),
+        ({"prior": {"count": 0}}, "prior.count"),
         ({"prior": {"rating": {}}}, "prior.rating"),
         (
             {
@@ -134,6 +134,19 @@ def test_a_parameter_beyond_all_bounds_is_refused(params: tuple[str, dict[str, f
         ({"release": {"stages": [n / 20 for n in range(21)]}}, "stages: 21: give at most 12"),
         ({"monitors": {"hold_s": -1}}, "monitors.hold_s is -1.0: give 0 to 7,776,000"),
         ({"monitors": {"reward": {"window": 3}}}, "is 3: give 30 to 1,000,000"),
+        ({"prior": {"count": 0}}, "prior.count is 0.0: give more than 0, at most 1,000"),
+        (
+            {"prior": {"ratings": {"a": 1, "b": 2, "c": 3}}},
+            "prior.ratings are of 3 arms: give 4 to 1,024, or none",
+        ),
+        (
+            {"prior": {"ratings": {"a": 1, "b": 2, "c": 3, "d": 1e10}}},
+            "prior.ratings of 'd' is 10000000000.0: give a number of at most",
+        ),
+        (
+            {"prior": {"ratings": {"a": 1, "b": 2, "c": 3, "d": True}}},
+            "prior.ratings of 'd' is True: give a number",
+        ),
         ({"revise": {"every_s": 1}}, "revise.every_s is 1.0: give 60 to 7,776,000"),
     ],
 )

@@ -394,7 +394,7 @@ def test_right_ratings_earn_more_online_and_reversed_ones_change_nothing(
     ("learner", "body", "said"),
     [
         ("best_fixed", {"ratings": dict.fromkeys("abcd", 1)}, "best_fixed takes no prior"),
-        ("vw", {"ratings": dict.fromkeys("abc", 1)}, "3 ratings: give 4"),
+        ("vw", {"ratings": dict.fromkeys("abc", 1)}, "prior.ratings are of 3 arms: give 4"),
         ("vw", {"rating": {}}, "rating"),
         ("vw", [], "object"),
     ],

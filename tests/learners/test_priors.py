@@ -11,7 +11,7 @@ from learners.contract import Reading, Spec
 from learners.errors import SpecError
 from learners.features import Schema
 from learners.interactions import Interactions, digest
-from learners.priors import MAX_ROWS, TAKES_NONE, Prior, as_interactions, expected
+from learners.priors import MAX_ROWS, TAKES_NONE, Floats, Prior, as_interactions, expected
 
 ARMS = ("a", "b", "c", "d", "e", "new")
 SCHEMA = Schema.from_json(
@@ -195,6 +195,53 @@ def test_ratings_of_quality_hold_where_better_arms_cost_more_than_they_are_worth
     assert rows.parts[rows.action == 4, 1] == pytest.approx(0.5)
 
 
+def costly(log: Interactions, cost: Floats, reading: Reading) -> Interactions:
+    """The log with a cost beside its reward, which stands where the reading has its score."""
+    columns = {"score": log.reward, "cost_usd": cost}
+    parts = np.column_stack([columns[name] for name in reading.names])
+    told: Interactions = replace(log, parts=parts)
+    return replace(told, reward=parts @ np.array(reading.mix) + reading.offset)
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("score", [0, 1])
+def test_ratings_speak_of_the_grade_however_far_costs_vary(seed: int, score: int) -> None:
+    names, mix = ("score", "cost_usd"), (1.0, -0.2)
+    reading = Reading(names[::-1], mix[::-1]) if score else Reading(names, mix)
+    cost = np.random.default_rng(seed).lognormal(0.0, 2.0, 2_000) * 2
+    log = costly(log_of(2_000, MEANS, seed), cost, reading)
+    assert (0.2 * cost).std() > 3 * log.parts[:, score].std()
+    spec = Spec(SCHEMA, ARMS, reading=reading)
+    right = as_interactions(Prior(LINE), spec, log)
+    assert right.weight.sum() > 20
+    found = np.bincount(right.action, right.weight * right.parts[:, score], 6)
+    assert (np.diff((found / np.bincount(right.action, right.weight, 6))[:5]) > 0).all()
+    backwards = {arm: -rating for arm, rating in LINE.items()}
+    assert not len(as_interactions(Prior(backwards), spec, log))
+
+
+def test_where_every_part_lowers_the_reward_ratings_speak_of_what_varies_most() -> None:
+    log = on_the_line(1_000)
+    parts = np.column_stack([(log.action + 1) / 100, 1.0 - log.reward])
+    log = replace(log, parts=parts, reward=-parts.sum(axis=1))
+    reading = Reading(("cost_usd", "errors"), (-1.0, -1.0))
+    rows = as_interactions(Prior(LINE), Spec(SCHEMA, ARMS, reading=reading), log)
+    errors = np.bincount(rows.action, rows.parts[:, 1], 6) / np.bincount(rows.action)
+    assert errors[:5] == pytest.approx(1.0 - np.array(MEANS))
+
+
+def test_what_weighs_nothing_does_not_say_what_ratings_speak_of() -> None:
+    log = on_the_line(1_000)
+    second = np.where(np.arange(1_000) % 10 == 7, 1e3, 0.0)
+    parts = np.column_stack([second, log.reward])
+    log = replace(log, parts=parts, reward=parts.sum(axis=1), weight=(second == 0).astype(float))
+    spec = Spec(SCHEMA, ARMS, reading=Reading(("bonus", "score"), (1.0, 1.0)))
+    rows = as_interactions(Prior(LINE), spec, log)
+    assert len(rows)
+    assert not rows.parts[:, 0].any()
+    assert rows.parts[:, 1].std() > 0
+
+
 def test_rewards_that_their_parts_do_not_make_up_are_taken_whole() -> None:
     log = log_of(1_000, MEANS)
     rows = as_interactions(Prior(LINE), Spec(SCHEMA, ARMS, reading=Reading(("a",), (2.0,))), log)
@@ -258,8 +305,9 @@ def test_an_arm_that_never_served_is_chosen_by_its_rating_until_its_rewards_over
 @pytest.mark.parametrize(
     ("ratings", "count", "said"),
     [
-        ({"a": 1.0, "b": 2.0, "c": 3.0}, 20.0, "3 ratings: give 4 to 1,024, or none"),
+        ({"a": 1.0, "b": 2.0, "c": 3.0}, 20.0, "ratings are of 3 arms: give 4 to 1,024, or none"),
         ({**LINE, "a": math.nan}, 20.0, "ratings of 'a' is nan"),
+        ({**LINE, "a": True}, 20.0, "ratings of 'a' is True: give a number"),
         ({**LINE, "b": 1e10}, 20.0, "at most 1e\\+09 either way"),
         (LINE, 0.0, r"count is 0\.0: give more than 0, at most 1,000"),
         (LINE, math.nan, "count is nan"),
