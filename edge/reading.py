@@ -32,6 +32,8 @@ EMBEDDED = frozenset({EMBEDDING})
 REASKED = frozenset({"reask", "reask.cosine"})
 FIRST_TIER = frozenset({"language", "personal", "suspicion"})
 """Signals of the first tier that only some bundles need, and those named after them with a dot."""
+ALONE_CHARS, ALONE_MESSAGES = 262_144, 4_096
+"""Above these a request is read in a thread of its own: its patterns alone take 40 milliseconds."""
 AT_ONCE_CHARS = 4_096
 """What is read without models is read in the event loop up to this length: half a millisecond."""
 TIERS, LATE = "tiers", "tiers.late"
@@ -162,8 +164,10 @@ class Reader:
         started = perf_counter() if started is None else started
         if self._signals is None and _is_short(messages):
             return self._modelled(signals, messages, None, started)
+        # What takes long is not to hold up all others: patterns read every character.
+        threads = None if _is_long(messages) else self._threads
         return await asyncio.get_running_loop().run_in_executor(
-            self._threads, self._modelled, signals, messages, early, started
+            threads, self._modelled, signals, messages, early, started
         )
 
     def _answered(self, applied: Applied, found: Context, given: Context) -> Context:
@@ -229,6 +233,13 @@ def _is_short(messages: Sequence[object]) -> bool:
     # Any number of messages may be empty, and to look at each takes time too.
     few = len(messages) <= text.MAX_MESSAGES
     return few and sum(map(len, text.guarded_texts(messages))) <= AT_ONCE_CHARS
+
+
+def _is_long(messages: Sequence[object]) -> bool:
+    """Whether so much is said that it is read beside the others, not in their queue."""
+    if len(messages) > ALONE_MESSAGES:
+        return True
+    return sum(map(len, text.guarded_texts(messages))) > ALONE_CHARS
 
 
 def open_reader(settings: Settings, metrics: Metrics) -> Reader:

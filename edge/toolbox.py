@@ -18,6 +18,10 @@ MIN_LOOK_S = 0.5
 log = structlog.get_logger()
 
 
+class OtherEncoderError(ToolsFileError):
+    """A file's vectors are of another encoder than the edge's."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Tools:
     """What is served; ``index`` gives each name's row."""
@@ -48,8 +52,11 @@ class Toolbox:
     def boot(self) -> None:
         """Read the file for the first time.
 
+        One of another encoder is what an upgrade leaves behind: it is refused like any other, and
+        the edge starts without tools.
+
         Raises:
-            ToolsError: There is none, or it cannot be used.
+            ToolsError: There is none, or it is damaged.
         """
         if self._path is None:
             return
@@ -58,6 +65,8 @@ class Toolbox:
         try:
             self._seen = _stamp(self._path)
             self._take(self._path)
+        except OtherEncoderError as error:
+            self._refuse(error)
         except (ToolsFileError, OSError) as error:
             raise ToolsError(f"POINTSMAN_EDGE_TOOLS_FILE={self._path}: {error}") from error
 
@@ -88,7 +97,7 @@ class Toolbox:
     def _take(self, path: Path) -> None:
         file = read(path)
         if self._encoder is not None and file.encoder != self._encoder:
-            raise ToolsFileError(
+            raise OtherEncoderError(
                 f"its vectors are of the encoder {file.encoder}, and this edge runs "
                 f"{self._encoder}: refine the tools again with these models"
             )

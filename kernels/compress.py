@@ -10,6 +10,7 @@ attack on the model: an even sample mostly misses them.
 Time grows with the length alone: no two sentences are ever compared.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,6 +46,8 @@ START = 12
 
 _SLOT_BITS = 15
 _GOLDEN = (5**0.5 - 1) / 2
+_LOGS = np.array([math.log1p(count) for count in range(1024)])
+"""Of how often a word comes, one by one: numpy's own differ in their last bits by processor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,29 +169,35 @@ def telling(segments: Segments) -> str:
     """About 100 tokens of a text for an encoder that reads no more: key words, then sentences.
 
     :data:`KEY_WORDS` words, of which longer and more frequent ones come first, and the starts of
-    the first sentence, of the last one and of six between. A text's first 64 tokens tell its
-    subject far less surely: they are of one place. The empty text gives the empty string.
+    the last sentence, which often is the question, of the first one and of six between. A text's
+    first 64 tokens tell its subject far less surely: they are of one place. The empty text gives
+    the empty string.
     """
     count = len(segments)
     between = [index for index in _evenly(segments) if 0 < index < count - 1][: STARTS - 2]
     found = [" ".join(_key_words(segments))]
-    for index in sorted({*range(min(1, count)), *between, *range(max(0, count - 1), count)}):
+    ends = dict.fromkeys([count - 1, 0]) if count else {}
+    for index in [*ends, *sorted(between)]:
         until, _ = segments.start_of(index, START)
         found.append(segments.slice(int(segments.starts[index]), until).strip())
     return ". ".join(one for one in found if one)
 
 
 def _key_words(segments: Segments) -> list[str]:
-    """The words that count most by length and frequency, in lower case, each once."""
+    """The words that count most by length and frequency, in lower case, each once.
+
+    Of words that count alike the first in the text comes first, so that all processors agree.
+    """
     slots = (segments.words >> np.uint64(64 - _SLOT_BITS)).astype(np.intp)
+    often = np.bincount(slots, minlength=1 << _SLOT_BITS)
     worth = np.zeros(1 << _SLOT_BITS)
     worth[slots] = _lengths(segments)
-    worth *= np.log1p(np.bincount(slots, minlength=1 << _SLOT_BITS))
+    worth *= _LOGS[np.minimum(often, len(_LOGS) - 1)]
     place = np.zeros(1 << _SLOT_BITS, np.intp)
     place[slots[::-1]] = np.arange(len(slots))[::-1]
-    best = np.argpartition(-worth, KEY_WORDS)[:KEY_WORDS]
-    best = best[np.argsort(-worth[best], kind="stable")]
-    found = place[best[worth[best] > 0]].tolist()
+    some = np.flatnonzero(worth)
+    best = some[np.lexsort((place[some], -worth[some]))][:KEY_WORDS]
+    found = place[best].tolist()
     starts, ends = segments.word_starts, segments.word_ends
     return [segments.slice(int(starts[one]), int(ends[one])).lower() for one in found]
 
@@ -207,9 +216,10 @@ def _lengths(segments: Segments) -> Values:
 
 def _level(segments: Segments, budget: int) -> int:
     """How many tokens of every sentence the budget holds: :data:`PART` at least."""
-    tokens = segments.tokens
+    tokens = segments.tokens[segments.tokens > 0]
     if int(np.minimum(tokens, PART).sum()) >= budget:
         return PART
+    # Fewer than ``budget`` sentences are left: each takes a token at least.
     levels = np.arange(PART, int(tokens.max()) + 1)
     return int(levels[np.minimum(tokens[:, None], levels).sum(axis=0) <= budget][-1])
 

@@ -150,9 +150,8 @@ def read(path: Path) -> ToolsFile:
 def _metadata(data: bytes) -> Mapping[str, str]:
     """What stands in the head of a file that has been loaded, and so has one."""
     length = int.from_bytes(data[:_LENGTH_BYTES], "little")
-    told: Mapping[str, str] = json.loads(data[_LENGTH_BYTES : _LENGTH_BYTES + length]).get(
-        "__metadata__", {}
-    )
+    head = json.loads(data[_LENGTH_BYTES : _LENGTH_BYTES + length])
+    told: Mapping[str, str] = head.get("__metadata__") or {}
     return told
 
 
@@ -176,11 +175,12 @@ def _tools(arrays: Arrays, told: Mapping[str, str]) -> ToolsFile:
 
 def _second(arrays: Arrays, gain: float, many: int, size: int) -> Reranker:
     examples, query, places, counts, weights = (arrays[name] for name in _SECOND)
+    _check("query", query, (len(examples),), np.int32)
     _check("examples", examples, (len(query), size), np.float16)
     _check("places", places, (many, places.shape[-1]), np.int32)
     _check("many", counts, (many,), np.int32)
     _check("weights", weights, (NUMBERS,), np.float32)
-    if not (places.size and -1 <= places.min() <= places.max() < len(examples)):
+    if not (places.size and len(examples) and -1 <= places.min() <= places.max() < len(examples)):
         raise ValueError(f"places are not those of {len(examples)} examples")
     return Reranker(
         examples.astype(np.float32),

@@ -208,6 +208,8 @@ class Pipeline:
         current = self._encoder.embed_parts(parts)
         earlier: list[Floats] = []
         for turn in reversed(turns[-1 - reask.TURNS : -1]):
+            if len(turn) > SHORT and run.elapsed() >= self._budgets.reask_s:
+                continue  # to cut a long one takes time itself, known or not
             before = _Turn(turn, self._tokens).parts()
             if self._encoder.knows(before) or run.elapsed() < self._budgets.reask_s:
                 earlier.append(self._encoder.embed_parts(before))
@@ -306,8 +308,10 @@ class _Turn:
         """The framed ids for the encoder: one text or, of a long turn, :data:`PARTS` short ones."""
         if self._segments is None:
             return [self._tokens.framed(self._ids, CAP)]
-        told = self._tokens.ids(telling(self._segments))
         bare = PART - 2
-        whole = min(PARTS, len(told) // bare)
-        pieces = [told[at * bare : (at + 1) * bare] for at in range(whole)] or [told]
-        return [self._tokens.framed(piece, PART) for piece in pieces]
+        told = self._tokens.ids(telling(self._segments))[: PARTS * bare]
+        # Parts of one length go through the encoder together, so the last ones overlap.
+        count = max(1, -(-len(told) // bare))
+        last = max(0, len(told) - bare)
+        starts = [last * at // max(1, count - 1) for at in range(count)]
+        return [self._tokens.framed(told[at : at + bare], PART) for at in starts]

@@ -21,6 +21,8 @@ MOST_ASKED = 8
 """Words of a text that the library is asked for one by one: with more it gets the whole text."""
 MOST_KEPT = 8_192
 """Words of several pieces that are kept."""
+LONGEST_KEPT = 100
+"""Their characters: WordPiece takes a longer word for unknown."""
 
 _UNUSUAL = re.compile(r"[^\t\n\r -~]")
 _WORD = re.compile(r"[a-z0-9]+|[^\sa-z0-9]")
@@ -87,7 +89,7 @@ class Tokens:
                 if asked > MOST_ASKED:
                     return None
                 pieces = self._ask(word)
-                if len(self._pieces) < MOST_KEPT:
+                if len(self._pieces) < MOST_KEPT and len(word) <= LONGEST_KEPT:
                     self._pieces[word] = pieces
             found.extend(pieces)
         return found

@@ -64,11 +64,18 @@ def test_an_edge_does_not_start_with_a_file_that_it_cannot_use(tmp_path, data, s
         asyncio.run(start())
 
 
-def test_a_file_of_another_encoder_is_refused_at_the_start_by_the_names_of_both(tmp_path):
+def test_an_upgrades_edge_starts_without_the_tools_of_another_encoder_and_names_both(tmp_path):
     path = tmp_path / "tools.safetensors"
     write(path, drawn(NAMES, encoder="other:02"))
-    with pytest.raises(ToolsError, match="encoder other:02, and this edge runs fake:01: refine"):
-        boxed(path)[0].boot()
+    box, metrics = boxed(path)
+    with structlog.testing.capture_logs() as logs:
+        box.boot()
+    assert box.tools is None
+    assert refused(metrics) == 1
+    assert "encoder other:02, and this edge runs fake:01: refine" in logs[0]["reason"]
+    write(path, drawn(NAMES))
+    box.look()
+    assert box.tools is not None
 
 
 def test_an_edge_without_models_says_that_nothing_will_be_ranked(tmp_path):

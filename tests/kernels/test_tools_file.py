@@ -165,6 +165,30 @@ def test_a_second_look_at_examples_that_are_not_there_is_refused(tmp_path):
         read(path)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"query": np.zeros((3, 1), np.int32)},
+        {"examples": np.zeros((0, 4), np.float16), "query": np.zeros(0, np.int32)},
+    ],
+)
+def test_a_second_look_of_other_shapes_is_refused_before_any_request(tmp_path, change):
+    path = tmp_path / "tools.safetensors"
+    kept, _ = a_file()
+    write(path, kept)
+    told = tools_file._metadata(path.read_bytes())
+    path.write_bytes(save({**load(path.read_bytes()), **change}, dict(told)))
+    with pytest.raises(ToolsFileError, match="refine again"):
+        read(path)
+
+
+def test_a_file_without_a_head_is_refused(tmp_path):
+    path = tmp_path / "tools.safetensors"
+    path.write_bytes(save(arrays()))
+    with pytest.raises(ToolsFileError, match="has the format None"):
+        read(path)
+
+
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.99])
 def test_a_file_that_was_written_in_part_is_refused(tmp_path, share):
     path = tmp_path / "tools.safetensors"

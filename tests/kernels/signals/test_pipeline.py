@@ -13,11 +13,13 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 
 from bench.feedback_turns import TURNS
+from kernels.compress import telling
 from kernels.graphs.builder import build
 from kernels.graphs.quantize import build_int8
 from kernels.intake import Early, Intake
 from kernels.models import VARIANT
 from kernels.providers import choose
+from kernels.segments import split
 from kernels.sessions import EncoderSession
 from kernels.signals import language, personal, suspicion
 from kernels.signals.encoder import CAP, Encoder
@@ -320,6 +322,28 @@ def test_of_a_long_turn_the_encoder_reads_short_parts_at_once(
     assert watched.lengths == [[PART] * PARTS]
     pipeline.read(said("a boat"))
     assert len(watched.lengths[1]) == 1
+
+
+def test_two_questions_after_the_same_long_text_are_told_apart(
+    tokens: Tokens, session: EncoderSession
+) -> None:
+    pipeline = Pipeline(tokens=tokens, encoder=Encoder(session), budgets=AMPLE)
+    asked = [f"{LONG} {question}" for question in ("Is the boat at sea?", "a a sea boat a boat.")]
+    found = pipeline.read(said(*asked))
+    assert float(str(found["reask.cosine"])) < 0.9999
+
+
+@pytest.mark.parametrize(
+    "words", ["boat sea " * 900, "! " * 1500, "boat. " + "! " * 1500 + "the sea", LONG]
+)
+def test_the_parts_of_a_long_turn_are_alike_and_hold_all_that_is_told(
+    words: str, tokens: Tokens, session: EncoderSession
+) -> None:
+    watched = Watched(session)
+    Pipeline(tokens=tokens, encoder=Encoder(watched), budgets=AMPLE).read(said(words))
+    told = tokens.ids(telling(split(words)))[: PARTS * (PART - 2)]
+    count = max(1, -(-len(told) // (PART - 2)))
+    assert watched.lengths == [[min(PART, len(told) + 2)] * count]
 
 
 def test_the_oldest_vector_makes_room(tokens: Tokens, session: EncoderSession) -> None:

@@ -67,6 +67,13 @@ def test_words_that_are_kept_have_a_limit(monkeypatch: pytest.MonkeyPatch):
     assert len(fresh._pieces) == 2
 
 
+def test_endless_words_are_not_kept():
+    fresh = Tokens(PATH)
+    text = f"zq7xv {'q' * 3000}"
+    assert fresh.ids(text) == wanted(text)
+    assert list(fresh._pieces) == ["zq7xv"]
+
+
 def test_another_kind_of_tokeniser_is_asked_every_text(tmp_path: Path):
     spec = json.loads(PATH.read_text())
     spec["normalizer"]["lowercase"] = False
