@@ -7,6 +7,7 @@ has to beat it. The prototypes come with the program, so the control plane needs
 import hashlib
 from collections.abc import Sequence
 from datetime import datetime
+from itertools import takewhile
 from uuid import UUID
 
 import numpy as np
@@ -17,7 +18,10 @@ from controlplane.heads_config import HeadConfig
 from kernels.signals import prototypes
 from learners.heads import HeadModel
 from storage import heads, versions
-from storage.heads import CANDIDATE, NONE, RETIRED, SERVING, StoredHead
+from storage.heads import CANDIDATE, NONE, REFUSED, RETIRED, SERVING, StoredHead
+
+MOST_LOOKED_AT = 1_000
+"""Versions, the newest, among which prototypes are looked for."""
 
 
 def begin(
@@ -85,7 +89,14 @@ def model(head: HeadConfig) -> HeadModel:
 
 
 def _stands(connection: sa.Connection, policy_id: UUID, head: HeadConfig) -> bool:
-    """Whether there is a version already that the head may serve, has served, or waits with."""
-    newest = heads.newest_head(connection, policy_id, head.name)
-    serving = heads.serving_head(connection, policy_id, head.name)
-    return any(served_heads.stands(one, head) for one in (newest, serving))
+    """Whether a version serves, waits or was taken back, or it has had its prototypes already.
+
+    A version that was refused is none to serve. The newest are looked at, as far as they are of
+    today's declaration.
+    """
+    if served_heads.stands(heads.serving_head(connection, policy_id, head.name), head):
+        return True
+    listed = heads.list_heads(connection, policy_id, head.name, limit=MOST_LOOKED_AT)
+    known = list(takewhile(lambda one: one["declaration"] == head.identity, listed))
+    given = any(one["numbers"].get("start") == head.start for one in known)
+    return given or (bool(known) and known[0]["state"] != REFUSED)

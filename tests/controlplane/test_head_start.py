@@ -137,6 +137,24 @@ def test_a_head_starts_once_and_by_what_it_says_of_itself(engine: sa.Engine) -> 
     assert at.states("feedback") == [(1, "reverted")]
 
 
+def test_prototypes_come_to_a_head_whose_version_was_refused_but_only_once(
+    engine: sa.Engine,
+) -> None:
+    learning = {name: value for name, value in FEEDBACK_HEAD.items() if name != "start"}
+    at = HeadsWorld(engine, learning, features=[])
+    teach(at, 160, seed=20, wrong=True)
+    (worse,) = at.step()
+    assert (worse.number, worse.passed) == (1, False)
+    at.declare(FEEDBACK_HEAD)
+    assert at.states("feedback") == [(1, "refused"), (2, "serving")]
+    with engine.begin() as connection:
+        heads.rollback(connection, PUBLISHER, at.policy_id, "feedback", now=LATER)
+    teach(at, 160, seed=21, wrong=True)
+    at.step(LATER)
+    at.declare(FEEDBACK_HEAD)
+    assert at.states("feedback") == [(1, "refused"), (2, "reverted"), (3, "refused")]
+
+
 def test_prototypes_wait_for_a_person_where_versions_do(engine: sa.Engine) -> None:
     at = HeadsWorld(engine, {**FEEDBACK_HEAD, "auto_publish": False})
     assert at.states("feedback") == [(1, "candidate")]
