@@ -7,7 +7,7 @@ them.
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID
 
@@ -60,6 +60,20 @@ class Told:
 
 
 @dataclass(frozen=True, slots=True)
+class Read:
+    """The labels that a training reads.
+
+    Attributes:
+        told: oldest first.
+        since: the oldest decision whose label was looked for. Those before it were cut off by
+            ``max_labels`` or the window; ``NONE`` where nothing was.
+    """
+
+    told: tuple[Told, ...]
+    since: UUID = heads.NONE
+
+
+@dataclass(frozen=True, slots=True)
 class Tally:
     """What labels are worth to a head: how many teach, how many do not and why."""
 
@@ -93,10 +107,14 @@ def tally(
     *,
     after: UUID,
 ) -> Tally:
-    """Count the labels of decisions after one, by what a head can make of them."""
-    usable, unfit, strange = 0, Counter[str](), Counter[str]()
+    """Count the labels of decisions after one, by what a head can make of them.
+
+    Labels that do not fit take none of the room that ``max_labels`` gives those that train.
+    """
+    usable, seen, unfit, strange = 0, 0, Counter[str](), Counter[str]()
     span = Span(head.feature, head.size, head.max_labels, after=after, fitting=False)
     for row, vote in _labelled(connection, policy_id, config, head, span):
+        seen += 1
         if isinstance(vote, str):
             unfit[vote] += 1
             if vote == CLASS and isinstance(row, SaidRow):
@@ -105,21 +123,25 @@ def tally(
             unfit[VECTOR] += 1
         else:
             usable += 1
+    if seen == span.limit:
+        fitting = _labelled(connection, policy_id, config, head, replace(span, fitting=True))
+        usable = sum(isinstance(vote, Vote) for _, vote in fitting)
     named = dict(sorted(strange.most_common(MOST_STRANGE)))
     return Tally(usable, dict(sorted(unfit.items())), named)
 
 
 def read(
     connection: sa.Connection, policy_id: UUID, config: PolicyConfig, head: HeadConfig
-) -> list[Told]:
+) -> Read:
     """A head's newest labels, oldest first, of decisions that have its vector."""
     span = Span(head.feature, head.size, head.max_labels)
-    found = [
-        Told(row.decision_id, vote, row.session_id or row.episode_id)
-        for row, vote in _labelled(connection, policy_id, config, head, span)
-        if isinstance(vote, Vote)
-    ]
-    return found[::-1]
+    found, oldest, seen = [], heads.NONE, 0
+    for row, vote in _labelled(connection, policy_id, config, head, span):
+        oldest, seen = row.decision_id, seen + 1
+        if isinstance(vote, Vote):
+            found.append(Told(row.decision_id, vote, row.session_id or row.episode_id))
+    since = oldest if seen == span.limit else _window_start(connection, policy_id, head, span)
+    return Read(tuple(found[::-1]), since)
 
 
 def vectors(
@@ -249,6 +271,15 @@ def _labelled(
     version = reward[0] if reward else 0
     for earned in heads.earned(connection, policy_id, span, arm=arm, reward_version=version):
         yield earned, sufficed(earned, head, config.sources)
+
+
+def _window_start(connection: sa.Connection, policy_id: UUID, head: HeadConfig, span: Span) -> UUID:
+    """The oldest decision whose label is looked up; ``NONE`` where that is every one."""
+    if head.weak_suffices is None:
+        found = heads.oldest_said(connection, policy_id, span)
+    else:
+        found = heads.oldest_earned(connection, policy_id, span, arm=head.weak_suffices.arm)
+    return found or heads.NONE
 
 
 def _class_of(value: Any, head: HeadConfig) -> int | None:

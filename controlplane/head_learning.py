@@ -11,7 +11,7 @@ from controlplane import head_gate, head_labels, head_memory, served_heads
 from controlplane.candidates import FAILURES
 from controlplane.gates import Verdict
 from controlplane.head_gate import HeadEvidence
-from controlplane.head_labels import Floats, Sway, Told, Vectors
+from controlplane.head_labels import Floats, Read, Sway, Told, Vectors
 from controlplane.head_memory import Memory
 from controlplane.heads_config import HeadConfig
 from learners.head_bank import single
@@ -119,15 +119,15 @@ class Attempt:
     memory: Memory | None = None
 
 
-def plan(ground: Ground, told: Sequence[Told], learnt: bytes | None = None) -> Plan:
+def plan(ground: Ground, labels: Read, learnt: bytes | None = None) -> Plan:
     """Part labels into what trains and what judges, and find what is known already.
 
     Args:
         ground: what the training stands on.
-        told: all labels that it reads, oldest first, at least one.
+        labels: all that it reads, at least one.
         learnt: what the newest version keeps to learn on from.
     """
-    head, n = ground.head, len(told)
+    head, told, n = ground.head, labels.told, len(labels.told)
     cut = max(round(n * (1 - head.share)), n - MOST_JUDGED)
     first = cut
     if ground.serving is not None:
@@ -136,8 +136,10 @@ def plan(ground: Ground, told: Sequence[Told], learnt: bytes | None = None) -> P
         first = max(cut, next((at for at, one in enumerate(told) if one.decision_id > to), n))
     older, newer = (_weighed(ground, part) for part in (told[:cut], told[first:]))
     memory = _memory(ground, learnt)
-    places = head_memory.fresh(memory, older.told, older.weight) if memory else None
-    known, fresh = (None, older) if places is None else (memory, older.of(places))
+    known, fresh = None, older
+    if memory is not None:
+        places = head_memory.fresh(memory, older.told, older.weight, labels.since)
+        known, fresh = (None, older) if places is None else (memory, older.of(places))
     return Plan(older, newer, fresh, known, n, told[-1].decision_id)
 
 
@@ -188,10 +190,11 @@ def _trained(ground: Ground, made: Plan, found: Vectors) -> tuple[HeadModel, Mem
         ), None
     rows = made.fresh.rows(found, head.size)
     if made.memory is None:
-        learnt = begin(rows, kind=head.kind, classes=head.names)
+        learnt, since = begin(rows, kind=head.kind, classes=head.names), 0
     else:
         learnt = follow(made.memory.learnt, rows, most=head.max_labels)
-    memory = head_memory.remember(learnt, made.older.told, made.older.weight)
+        since = made.memory.since + len(rows)
+    memory = head_memory.remember(learnt, made.older.told, made.older.weight, since)
     return single(learnt.model(head.threshold)), memory
 
 

@@ -37,7 +37,7 @@ from storage.versions import StoredBundle
 EVERY = timedelta(seconds=60)
 """Between two looks for labels."""
 MOST_AWAITED = 1_000
-"""New labels for which a version waits, however many there are: to learn on costs only them."""
+"""New labels for which a head waits, however many it has, where it learns on from its version."""
 
 log = structlog.get_logger(__name__)
 
@@ -152,11 +152,11 @@ def _attempt(
     if found.usable < needed:
         return None
     with engine.connect() as connection:
-        told = head_labels.read(connection, policy_id, config, head)
-        if not told:
+        labels = head_labels.read(connection, policy_id, config, head)
+        if not labels.told:
             return None  # taken back meanwhile
         learnt = heads.find_learnt(connection, policy_id, head.name, ground.number)
-        plan = head_learning.plan(ground, told, learnt)
+        plan = head_learning.plan(ground, labels, learnt)
         vectors = head_labels.vectors(connection, policy_id, head, plan.ids)
     plan = plan.without(set(plan.ids) - vectors.keys())
     return ground, head_learning.learn(ground, plan, vectors)
@@ -208,10 +208,12 @@ def _due(ground: Ground) -> tuple[int, UUID]:
     """How many labels a training waits for, and after which decision."""
     head, newest = ground.head, ground.newest
     if newest is None or not newest.labels or not served_heads.stands(newest, head):
-        classes = 1 if head.kind == "ood" else len(head.names)
-        return math.ceil(classes * head.min_labels / (1 - head.share)), NONE
+        return head.first_labels, NONE
     grown = math.ceil(newest.labels * (head.growth - 1))
-    return min(max(1, grown), MOST_AWAITED), newest.judged_to
+    # A version without a model has learnt nothing to go on from, as no ood head ever has.
+    goes_on = head.kind != "ood" and bool(newest.model)
+    most = MOST_AWAITED if goes_on else head.max_labels
+    return min(max(1, grown), most), newest.judged_to
 
 
 def _settle(

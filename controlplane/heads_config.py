@@ -75,7 +75,8 @@ class HeadConfig:
         threshold: chance of the second class from which on a binary or ood head says it is so.
         min_labels: labels of each class that training needs; judging needs a quarter as many.
         share: part of the labels, the newest, that judges.
-        growth: of the labels from one training to the next, as a factor; at most 1,000 more.
+        growth: of the labels from one training to the next, as a factor; at most 1,000 more where
+            it learns on.
         max_labels: the newest labels that a training reads.
         margin: how much less log-loss than what serves, in nats.
         alpha: chance of serving a version that is no better, over all looks at what serves.
@@ -165,6 +166,14 @@ class HeadConfig:
                 f"{MAX_CELLS // self.size:,}",
             )
 
+        if self.first_labels > self.max_labels:
+            raise self._wrong(
+                "max_labels",
+                self.max_labels,
+                f"it never trains, as {self.min_labels} labels of each class take "
+                f"{self.first_labels:,}: give at least that many, or lower `min_labels` or `share`",
+            )
+
     def _check_start(self) -> None:
         """Prototypes are of certain classes, and of one vector."""
         if self.start is None:
@@ -188,6 +197,12 @@ class HeadConfig:
     def names(self) -> tuple[str, ...]:
         """The classes, with those that a binary head has where none are named."""
         return self.classes or ((NO, YES) if self.kind == "binary" else ())
+
+    @property
+    def first_labels(self) -> int:
+        """Labels that the first training waits for."""
+        classes = 1 if self.kind == "ood" else len(self.names)
+        return math.ceil(classes * self.min_labels / (1 - self.share))
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
-from storage.tables import head_looks, heads, policies
+from storage.tables import decisions, head_looks, heads, policies
 
 Json = dict[str, Any]
 
@@ -155,6 +155,19 @@ def said(
         yield SaidRow(*row)
 
 
+def oldest_said(connection: sa.Connection, policy_id: UUID, span: Span) -> UUID | None:
+    """The oldest decision in the window of :func:`said`; None where the window is not full."""
+    return _oldest(connection, policy_id, span, decisions.c.mode != "shadow")
+
+
+def oldest_earned(
+    connection: sa.Connection, policy_id: UUID, span: Span, *, arm: str
+) -> UUID | None:
+    """The oldest decision in the window of :func:`earned`, likewise."""
+    mode, served = decisions.c.mode == "policy", decisions.c.action == arm
+    return _oldest(connection, policy_id, span, mode & served & (decisions.c.propensity <= 1))
+
+
 def earned(
     connection: sa.Connection, policy_id: UUID, span: Span, *, arm: str, reward_version: int
 ) -> Iterator[EarnedRow]:
@@ -176,6 +189,15 @@ def vectors(
         given = {"policy": policy_id, "feature": feature, "ids": list(ids[at : at + BATCH])}
         for row in connection.execute(query, given):
             yield row[0], row[1]
+
+
+def _oldest(
+    connection: sa.Connection, policy_id: UUID, span: Span, among: sa.ColumnElement[bool]
+) -> UUID | None:
+    of_policy = (decisions.c.policy_id == policy_id) & (decisions.c.decision_id > span.after)
+    query = sa.select(decisions.c.decision_id).where(of_policy & among)
+    query = query.order_by(decisions.c.decision_id.desc()).offset(span.window - 1).limit(1)
+    return connection.scalars(query).one_or_none()
 
 
 def _given(policy_id: UUID, span: Span, **more: Any) -> Json:

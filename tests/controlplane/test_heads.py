@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from controlplane import agenda, head_learning, head_looks, heads
 from controlplane.errors import GateError, InvalidError, NotFoundError
-from controlplane.head_labels import Told, Vote
+from controlplane.head_labels import Read, Told, Vote
 from controlplane.head_learning import Ground
 from controlplane.heads_config import HeadConfig
 from controlplane.served_heads import load
@@ -156,13 +156,13 @@ def test_labels_that_say_nothing_to_a_head_do_not_train_it_again(engine: sa.Engi
 def test_a_training_that_fails_is_an_attempt_that_says_why() -> None:
     head = HeadConfig("topic", metric="topic", classes=DOMAINS, feature="sense", size=SIZE)
     ids = [uuid7(NOW, at.to_bytes(ENTROPY_BYTES, "big")) for at in range(400)]
-    told = [
+    told = tuple(
         Told(one, Vote(int(label), (("user", 1.0),)), None)
         for one, label in zip(ids, LABELS, strict=True)
-    ]
+    )
     ground = Ground(ids[0], head, newest=None, serving=None, look=1)
     endless = dict.fromkeys(ids, np.full(SIZE, np.inf))
-    made = head_learning.learn(ground, head_learning.plan(ground, told), endless)
+    made = head_learning.learn(ground, head_learning.plan(ground, Read(told)), endless)
     assert made.model is None
     assert not made.verdict.passed
     assert made.verdict.summary.startswith("not served: training failed: row 0")
@@ -419,7 +419,10 @@ def test_declarations_that_cannot_work_are_refused_with_field_and_remedy(engine:
         ],
         "heads.parent": [({**DOMAIN_HEAD, "parent": "topic"}, "give a binary head")],
         "heads.share": [({**DOMAIN_HEAD, "share": 0.95}, "out of range")],
-        "heads.max_labels": [({**DOMAIN_HEAD, "max_labels": 100_000, "size": 1_024}, "at most")],
+        "heads.max_labels": [
+            ({**DOMAIN_HEAD, "max_labels": 100_000, "size": 1_024}, "at most"),
+            ({**DOMAIN_HEAD, "max_labels": 2_857, "min_labels": 1_000}, "of each class take 2,858"),
+        ],
         "features": [
             ({**DOMAIN_HEAD, "classes": ["prose", "law"]}, "give it kind category with values"),
         ],
