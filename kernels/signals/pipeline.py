@@ -169,9 +169,10 @@ class Pipeline:
         if turns and (self._table is not None or self._encoder is not None):
             same = len(turns) == 1 and guarded == whole
             self._read_models(turns, cut if same else None, run, vectors, found)
-        if {"static", "embedding"} <= vectors.keys():
+        if self._used & {"both", "joint"} and {"static", "embedding"} <= vectors.keys():
             vectors["both"] = np.concatenate([vectors["embedding"], vectors["static"]])
-            vectors["joint"] = np.concatenate([vectors["both"], evidence(private, suspect)])
+            if "joint" in self._used:
+                vectors["joint"] = np.concatenate([vectors["both"], evidence(private, suspect)])
         for name in self._wanted & vectors.keys():
             found[name] = half(vectors[name])
         found.update(self._heads.read(vectors))
